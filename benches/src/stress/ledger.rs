@@ -1,0 +1,99 @@
+//! The state machine of the stress run: an ordered map in which every write is accounted for.
+//!
+//! A write is 8 bytes of key, 8 bytes that identify the write, and filling. Besides the map, a region
+//! keeps the number of writes applied and the exclusive-or of their identities: compared with what
+//! clients were told, they show a lost or doubled write, and name it if it is the only one. A hash
+//! over the sequence shows whether two stores applied the same in the same order.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use raftstore::{AppliedState, Index, RegionCommands, RegionId, StateMachine, StateMachineError};
+
+/// Keys of one region. Few, so that a long run does not fill the memory.
+pub const KEYS_PER_REGION: u64 = 64;
+
+/// What one region of one store has applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Writes.
+    pub count: u64,
+    /// Exclusive-or of their identities.
+    pub identities: u64,
+    /// Hash over keys and identities, in order.
+    pub sequence: u64,
+}
+
+/// The state machine of one store, for regions 1 to `regions`.
+#[derive(Debug)]
+pub struct Ledger {
+    regions: Vec<Mutex<RegionLedger>>,
+}
+
+#[derive(Debug, Default)]
+struct RegionLedger {
+    map: BTreeMap<u64, Bytes>,
+    tally: Tally,
+    applied: Option<AppliedState>,
+}
+
+impl Ledger {
+    /// An empty one.
+    pub fn new(regions: u64) -> Self {
+        Self { regions: (0..regions).map(|_| Mutex::default()).collect() }
+    }
+
+    /// What a region, counted from 1, has applied.
+    pub fn tally(&self, region: u64) -> Tally {
+        self.of(RegionId::new(region)).lock().tally
+    }
+
+    fn of(&self, region: RegionId) -> &Mutex<RegionLedger> {
+        &self.regions[(region.get() - 1) as usize]
+    }
+}
+
+/// The bytes of one write, `size` of them and 16 at least.
+pub fn encode(key: u64, identity: u64, size: usize) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(size.max(16));
+    bytes.put_u64(key);
+    bytes.put_u64(identity);
+    bytes.resize(size.max(16), 0);
+    bytes.freeze()
+}
+
+fn decode(payload: &Bytes) -> (u64, u64) {
+    let word = |at: usize| {
+        let bytes = payload.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        u64::from_be_bytes(bytes.expect("every write of this program has 16 bytes or more"))
+    };
+    (word(0), word(8))
+}
+
+impl StateMachine for Ledger {
+    fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
+        for region in batch {
+            let mut ledger = self.of(region.region_id).lock();
+            for command in &mut region.commands {
+                let (key, identity) = decode(&command.payload);
+                let tally = &mut ledger.tally;
+                tally.count += 1;
+                tally.identities ^= identity;
+                let mixed = tally.sequence.rotate_left(5) ^ key ^ identity.rotate_left(32);
+                tally.sequence = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                ledger.map.insert(key, command.payload.slice(8..));
+            }
+            ledger.applied = Some(region.applied.clone());
+        }
+        Ok(())
+    }
+
+    fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
+        Ok(self.of(region).lock().applied.clone())
+    }
+
+    fn durable_index(&self, _region: RegionId) -> Index {
+        Index::new(0)
+    }
+}

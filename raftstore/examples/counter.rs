@@ -1,0 +1,72 @@
+//! The smallest program that links the library: three stores in this process, one region, and an own
+//! state machine, a counter that commands add to.
+
+use raftstore::{
+    AppliedState, InProcessTransport, Index, MemoryLogStore, Peer, PeerId, PeerRole,
+    RegionCommands, RegionDescription, RegionEpoch, RegionId, StateMachine, StateMachineError,
+    Store, StoreId,
+};
+use std::sync::{Arc, Mutex};
+
+/// One region's counter, and up to where the log has been applied to it.
+#[derive(Default)]
+struct Counter(Mutex<(u64, Option<AppliedState>)>);
+
+impl StateMachine for Counter {
+    fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
+        let mut counter = self.0.lock().expect("no panic while counting");
+        for region in batch {
+            for command in &mut region.commands {
+                counter.0 += u64::from(*command.payload.first().unwrap_or(&0));
+                command.output = counter.0.to_string().into();
+            }
+            counter.1 = Some(region.applied.clone());
+        }
+        Ok(())
+    }
+
+    fn applied_state(&self, _: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
+        Ok(self.0.lock().expect("no panic while counting").1.clone())
+    }
+
+    fn durable_index(&self, _: RegionId) -> Index {
+        Index::new(0)
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let region = RegionId::new(1);
+    let voter = |id| Peer { id: PeerId::new(id), store: StoreId::new(id), role: PeerRole::Voter };
+    let description = RegionDescription {
+        id: region,
+        start_key: Default::default(),
+        end_key: Default::default(),
+        epoch: RegionEpoch { conf_ver: 1, version: 1 },
+        peers: (1..=3).map(voter).collect(),
+    };
+    let network = InProcessTransport::new();
+    let mut stores = Vec::new();
+    for id in 1..=3 {
+        let store = Store::builder(StoreId::new(id))
+            .log_store(Arc::new(MemoryLogStore::new()))
+            .state_machine(Arc::new(Counter::default()))
+            .transport(network.clone())
+            .start()?;
+        network.connect(store.handle());
+        store.handle().bootstrap(std::slice::from_ref(&description))?;
+        stores.push(store);
+    }
+    let leader = stores[0].handle();
+    leader.campaign(region);
+    for add in [1u8, 2, 39] {
+        // Until the election is over, the answer is "not the leader", which may be retried.
+        let response = loop {
+            match leader.propose(region, vec![add]) {
+                Err(error) if error.is_retryable() => std::thread::yield_now(),
+                answer => break answer?,
+            }
+        };
+        println!("added {add} at {}: {}", response.index, String::from_utf8_lossy(&response.value));
+    }
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! The settings of a store, as TOML with readable durations and sizes.
+//!
+//! ```toml
+//! cluster_id = 7
+//! pollers = 2
+//! sync = true
+//!
+//! [raft]
+//! tick_interval = "500ms"
+//! max_proposal_size = "8 MiB"
+//! ```
+
+use crate::error::StartError;
+use crate::log_store::EngineConfig;
+use bytesize::ByteSize;
+use region::RegionConfig;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Duration;
+
+/// The settings of a store. Every field has a default; unknown keys are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The cluster this store belongs to; the same on all its stores.
+    pub cluster_id: u64,
+    /// Poller threads; 0 takes one for each core of the machine, at most 8.
+    pub pollers: usize,
+    /// Threads that apply committed commands; 0 applies in the pollers' own rounds, which is cheaper
+    /// unless the state machine is slow.
+    pub apply_pollers: usize,
+    /// Threads that write the log. 0 lets pollers write themselves, which is right for a log in
+    /// memory; with a durable log one is enough for most disks. Left out: 1, or 0 in memory.
+    pub log_writers: Option<usize>,
+    /// Whether the log is synced before anything is promised. Without it a crash of the machine, not
+    /// of the process, loses acknowledged writes.
+    pub sync: bool,
+    /// Regions a poller handles in one round.
+    pub batch_size: usize,
+    /// Messages of one region handled in one round.
+    pub message_budget: usize,
+    /// Messages that wait for one region; more are refused as busy, or dropped if they are Raft's.
+    pub mailbox_capacity: usize,
+    /// Bytes that wait for one log writer or apply thread; pollers wait beyond it.
+    pub queue_size: ByteSize,
+    /// Raft's settings.
+    pub raft: RaftSettings,
+    /// The log on disk.
+    pub log: EngineConfig,
+}
+
+/// Raft's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RaftSettings {
+    /// The unit of all other times of Raft.
+    #[serde(with = "humantime_serde")]
+    pub tick_interval: Duration,
+    /// A follower campaigns after between once and twice this many ticks without a leader.
+    pub election_ticks: usize,
+    /// A leader sends heartbeats this often.
+    pub heartbeat_ticks: usize,
+    /// The largest command that may be proposed.
+    pub max_proposal_size: ByteSize,
+    /// Entries of one append message.
+    pub max_append_size: ByteSize,
+    /// Append messages on their way to one follower.
+    pub max_inflight_appends: usize,
+    /// Proposals of one region that wait for their answer.
+    pub max_pending_proposals: usize,
+    /// Entries of one region that are proposed and not committed.
+    pub max_uncommitted_size: ByteSize,
+    /// Entries of one region that are committed and not applied.
+    pub max_unapplied_size: ByteSize,
+    /// Entries of one region kept in memory for followers that lag a little.
+    pub entry_cache_size: ByteSize,
+    /// The log of a region is shortened when it has this many entries more than needed.
+    pub compact_after_entries: u64,
+    /// Seed of election timeouts.
+    pub seed: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            cluster_id: 1,
+            pollers: 0,
+            apply_pollers: 0,
+            log_writers: None,
+            sync: true,
+            batch_size: 64,
+            message_budget: 256,
+            mailbox_capacity: 4096,
+            queue_size: ByteSize::mib(64),
+            raft: RaftSettings::default(),
+            log: EngineConfig::default(),
+        }
+    }
+}
+
+impl Default for RaftSettings {
+    fn default() -> Self {
+        let region = RegionConfig::new(1);
+        Self {
+            tick_interval: Duration::from_millis(500),
+            election_ticks: region.election_ticks,
+            heartbeat_ticks: region.heartbeat_ticks,
+            max_proposal_size: ByteSize(region.max_proposal_bytes as u64),
+            max_append_size: ByteSize(region.max_size_per_msg_bytes as u64),
+            max_inflight_appends: region.max_inflight_msgs,
+            max_pending_proposals: region.max_pending_proposals,
+            max_uncommitted_size: ByteSize(region.max_uncommitted_bytes as u64),
+            max_unapplied_size: ByteSize(region.max_unapplied_bytes as u64),
+            entry_cache_size: ByteSize(region.entry_cache_bytes as u64),
+            compact_after_entries: region.compact_after_entries,
+            seed: region.seed,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Reads settings from a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not TOML, has an unknown key, or a value out of its range;
+    /// the error names the file, the key and what is allowed.
+    pub fn from_file(path: &Path) -> Result<Self, StartError> {
+        let fail = |reason: String| StartError::Config(format!("{}: {reason}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        Self::from_toml(&text).map_err(|error| match error {
+            StartError::Config(reason) => fail(reason),
+            other => other,
+        })
+    }
+
+    /// Reads settings from TOML text.
+    ///
+    /// # Errors
+    /// As for [`from_file`](Self::from_file).
+    pub fn from_toml(text: &str) -> Result<Self, StartError> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            let message = error.message().replace('\n', " ");
+            StartError::Config(format!("line {line}: {message}"))
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Names the first field that is out of its range, its value, and the range.
+    pub fn validate(&self) -> Result<(), StartError> {
+        let bounded = [
+            ("pollers", self.pollers, 0, 64),
+            ("apply_pollers", self.apply_pollers, 0, 64),
+            ("log_writers", self.log_writers.unwrap_or(0), 0, 16),
+            ("batch_size", self.batch_size, 1, 4096),
+            ("message_budget", self.message_budget, 1, 65_536),
+            ("mailbox_capacity", self.mailbox_capacity, 16, 1 << 20),
+            ("log.recovery_threads", self.log.recovery_threads, 1, 64),
+        ];
+        for (field, value, min, max) in bounded {
+            if !(min..=max).contains(&value) {
+                return Err(out_of_range(field, value, min, max));
+            }
+        }
+        let tick = self.raft.tick_interval;
+        if tick < Duration::from_millis(5) || tick > Duration::from_secs(60) {
+            return Err(StartError::Config(format!(
+                "raft.tick_interval is {tick:?}, allowed is 5ms to 60s"
+            )));
+        }
+        let sizes = [
+            ("queue_size", self.queue_size, ByteSize::kib(64), ByteSize::gib(16)),
+            ("log.target_file_size", self.log.target_file_size, ByteSize::kib(4), ByteSize::gib(4)),
+            ("log.purge_threshold", self.log.purge_threshold, ByteSize::kib(8), ByteSize::tib(1)),
+        ];
+        for (field, value, min, max) in sizes {
+            if !(min..=max).contains(&value) {
+                return Err(out_of_range(field, value, min, max));
+            }
+        }
+        self.region_config().validate().map_err(|error| StartError::Config(error.to_string()))
+    }
+
+    /// How many poller threads that makes.
+    pub fn poller_count(&self) -> usize {
+        match self.pollers {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
+            given => given,
+        }
+    }
+
+    pub(crate) fn region_config(&self) -> RegionConfig {
+        let raft = &self.raft;
+        let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        RegionConfig {
+            election_ticks: raft.election_ticks,
+            heartbeat_ticks: raft.heartbeat_ticks,
+            max_size_per_msg_bytes: bytes(raft.max_append_size),
+            max_inflight_msgs: raft.max_inflight_appends,
+            max_proposal_bytes: bytes(raft.max_proposal_size),
+            max_pending_proposals: raft.max_pending_proposals,
+            max_uncommitted_bytes: bytes(raft.max_uncommitted_size),
+            max_unapplied_bytes: bytes(raft.max_unapplied_size),
+            entry_cache_bytes: bytes(raft.entry_cache_size),
+            unknown_after_ticks: 2 * raft.election_ticks,
+            compact_after_entries: raft.compact_after_entries,
+            seed: raft.seed,
+            ..RegionConfig::new(self.cluster_id)
+        }
+    }
+}
+
+fn out_of_range(
+    field: &str,
+    value: impl std::fmt::Display,
+    min: impl std::fmt::Display,
+    max: impl std::fmt::Display,
+) -> StartError {
+    StartError::Config(format!("{field} is {value}, allowed is {min} to {max}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        StoreConfig::from_toml(text).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn readable_values_are_read() {
+        let text = "sync = false\n[raft]\ntick_interval = \"50ms\"\nmax_proposal_size = \"2 MiB\"";
+        let config = StoreConfig::from_toml(text).expect("sound");
+        assert!(!config.sync);
+        assert_eq!(config.raft.tick_interval, Duration::from_millis(50));
+        assert_eq!(config.region_config().max_proposal_bytes, 2 << 20);
+    }
+
+    #[test]
+    fn defaults_are_sound_and_survive_toml() {
+        let text = toml::to_string(&StoreConfig::default()).expect("serialisable");
+        assert_eq!(StoreConfig::from_toml(&text).expect("sound"), StoreConfig::default());
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_name() {
+        for (text, names) in [
+            ("pollars = 3", vec!["pollars", "line 1"]),
+            ("\n[raft]\ntick = 3", vec!["tick", "line 3"]),
+            ("pollers = 1000", vec!["pollers", "1000", "64"]),
+            ("pollers = \"two\"", vec!["line 1", "invalid type"]),
+            ("[raft]\ntick_interval = \"1us\"", vec!["raft.tick_interval", "5ms"]),
+            ("[raft]\nelection_ticks = 1", vec!["election_ticks"]),
+            ("queue_size = \"1 B\"", vec!["queue_size"]),
+            ("cluster_id = 0", vec!["cluster_id"]),
+        ] {
+            let error = refused(text);
+            for name in names {
+                assert!(error.contains(name), "{text:?}: {error}");
+            }
+            assert!(!error.contains('\n'), "one line: {error:?}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What can go wrong with a store as a whole. For proposals see [`ProposeError`](region::ProposeError).
+
+use crate::log_store::LogStoreError;
+use crate::state_machine::StateMachineError;
+use region::{RegionId, StoreId};
+
+/// Why a store did not start, or a region was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong; the text names it.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// The builder was not told something it needs.
+    #[error("the store's builder lacks {0}")]
+    Incomplete(&'static str),
+    /// The log store cannot be opened, read or written.
+    #[error(transparent)]
+    LogStore(#[from] LogStoreError),
+    /// The log store belongs to somebody else.
+    #[error("the log store belongs to store {found_store} of cluster {found_cluster}, not to store {store} of cluster {cluster}")]
+    WrongStore {
+        /// This store.
+        store: StoreId,
+        /// This cluster.
+        cluster: u64,
+        /// Whose it is.
+        found_store: StoreId,
+        /// Whose it is.
+        found_cluster: u64,
+    },
+    /// A region to be created is unsound, or contradicts one that exists.
+    #[error("region {region_id}: {reason}")]
+    Region {
+        /// The region.
+        region_id: RegionId,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operating system gives no thread.
+    #[error("cannot start the store's threads: {0}")]
+    Threads(String),
+    /// The metrics cannot be registered.
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The store has stopped.
+    #[error("the store has stopped")]
+    Stopped,
+}
+
+/// Why a running store stopped by itself: it could not make something durable, so it cannot promise
+/// anything any more. Restart it once the cause is gone.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreFailure {
+    /// The log could not be written or synced.
+    #[error(transparent)]
+    LogStore(#[from] LogStoreError),
+    /// The state machine could not apply.
+    #[error("the state machine failed: {0}")]
+    StateMachine(#[from] StateMachineError),
+    /// A thread of the store panicked.
+    #[error("{0} panicked")]
+    Panicked(&'static str),
+}

@@ -1,0 +1,110 @@
+//! Metrics that are read off the store when they are asked for, instead of being counted on the way.
+
+use crate::handle::HandleInner;
+use crate::write_path::apply::ApplyQueue;
+use crate::write_path::persist::WriteQueue;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, IntGauge, Opts};
+use std::sync::Arc;
+
+/// Gathered by the registry while the store runs.
+#[derive(Clone)]
+pub(crate) struct Figures {
+    inner: Arc<HandleInner>,
+    write_queues: Vec<Arc<WriteQueue>>,
+    apply_queues: Vec<Arc<ApplyQueue>>,
+    descriptions: Vec<Desc>,
+}
+
+/// A metric's name, its help, and its value now.
+type Figure = (&'static str, &'static str, u64);
+
+impl Figures {
+    pub(crate) fn new(
+        inner: &Arc<HandleInner>,
+        write_queues: &[Arc<WriteQueue>],
+        apply_queues: &[Arc<ApplyQueue>],
+    ) -> Self {
+        let mut figures = Self {
+            inner: inner.clone(),
+            write_queues: write_queues.to_vec(),
+            apply_queues: apply_queues.to_vec(),
+            descriptions: Vec::new(),
+        };
+        let collectors = figures.collectors();
+        let descriptions = collectors.iter().flat_map(|collector| collector.desc()).cloned();
+        figures.descriptions = descriptions.collect();
+        figures
+    }
+
+    fn counters(&self) -> [Figure; 8] {
+        let stats = self.inner.router.stats().snapshot();
+        [
+            ("rounds_total", "Rounds of all pollers.", stats.rounds),
+            ("region_runs_total", "Times a region was handled in a round.", stats.runs),
+            ("mailbox_messages_total", "Messages taken from mailboxes.", stats.messages),
+            ("stolen_total", "Regions taken over from another poller.", stats.stolen),
+            ("poller_sleeps_total", "Times a poller went to sleep.", stats.sleeps),
+            ("mailbox_refusals_total", "Messages refused by full mailboxes.", stats.refused),
+            ("mailbox_forced_total", "Messages sent by force.", stats.forced),
+            ("region_panics_total", "Regions quarantined after a panic.", stats.panics),
+        ]
+    }
+
+    fn gauges(&self) -> [Figure; 7] {
+        let router = &self.inner.router;
+        let scheduled: usize = router.waiting().iter().sum();
+        let log: usize = self.write_queues.iter().map(|queue| queue.weight()).sum();
+        let apply: usize = self.apply_queues.iter().map(|queue| queue.weight()).sum();
+        let healthy = !self.inner.health.has_failed();
+        [
+            ("scheduled_regions", "Regions that wait for a poller.", scheduled as u64),
+            ("mailboxes", "Mailboxes registered.", router.alive() as u64),
+            (
+                "mailboxes_leaked",
+                "Closed mailboxes that somebody still holds.",
+                router.leaked() as u64,
+            ),
+            ("log_queue_bytes", "Bytes waiting for log writers.", log as u64),
+            ("apply_queue_bytes", "Bytes waiting for apply threads.", apply as u64),
+            (
+                "regions_set_aside",
+                "Regions that are damaged or quarantined.",
+                self.inner.set_aside.lock().len() as u64,
+            ),
+            ("healthy", "1, or 0 after the store had to stop.", u64::from(healthy)),
+        ]
+    }
+
+    fn opts(&self, name: &str, help: &str) -> Opts {
+        Opts::new(format!("raftstore_{name}"), help)
+            .const_label("store", self.inner.store_id.to_string())
+    }
+
+    fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let sound = "names and helps are fixed and sound";
+        let mut all: Vec<Box<dyn Collector>> = Vec::new();
+        for (name, help, value) in self.counters() {
+            let counter = IntCounter::with_opts(self.opts(name, help)).expect(sound);
+            counter.inc_by(value);
+            all.push(Box::new(counter));
+        }
+        for (name, help, value) in self.gauges() {
+            let gauge = IntGauge::with_opts(self.opts(name, help)).expect(sound);
+            gauge.set(value as i64);
+            all.push(Box::new(gauge));
+        }
+        all
+    }
+}
+
+impl Collector for Figures {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.collectors().iter().flat_map(|collector| collector.collect()).collect()
+    }
+}

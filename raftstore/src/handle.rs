@@ -1,0 +1,251 @@
+//! What users of a running store hold.
+
+use crate::clock::Clock;
+use crate::error::{StartError, StoreFailure};
+use crate::health::Health;
+use crate::message::{RegionMessage, StoreMessage};
+use crate::metrics::Metrics;
+use crate::range_map::RangeMap;
+use crate::region_fsm::RegionRouter;
+use crate::store::Creator;
+use crate::store_fsm::SetAside;
+use batch_system::SendError;
+use bytes::Bytes;
+use futures_channel::oneshot;
+use region::{
+    Answer, Callback, Envelope, Proposal, ProposeError, RegionDescription, RegionEpoch, RegionId,
+    RegionStatus, StoreId,
+};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// A command to propose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    payload: Bytes,
+    epoch: Option<RegionEpoch>,
+}
+
+impl Write {
+    /// A command for the state machine.
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self { payload: payload.into(), epoch: None }
+    }
+
+    /// The epoch of the region as the caller knows it: if the region has another one when the command
+    /// is proposed or applied, the answer is `EpochNotMatch` and the command has no effect. Without
+    /// it, the region's epoch at the time of the proposal is taken.
+    pub fn at_epoch(mut self, epoch: RegionEpoch) -> Self {
+        self.epoch = Some(epoch);
+        self
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Write {
+    fn from(payload: T) -> Self {
+        Self::new(payload)
+    }
+}
+
+/// A handle on a running store. Clones are cheap and may outlive the store: then everything is
+/// refused.
+#[derive(Clone)]
+pub struct StoreHandle {
+    pub(crate) inner: Arc<HandleInner>,
+}
+
+pub(crate) struct HandleInner {
+    pub(crate) store_id: StoreId,
+    pub(crate) router: RegionRouter,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) ranges: Arc<RangeMap>,
+    pub(crate) set_aside: SetAside,
+    pub(crate) creator: Creator,
+    pub(crate) stopped: AtomicBool,
+}
+
+impl fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreHandle")
+            .field("store", &self.inner.store_id)
+            .field("regions", &self.inner.router.alive())
+            .field("leaders", &self.inner.metrics.leaders())
+            .finish_non_exhaustive()
+    }
+}
+
+impl StoreHandle {
+    /// The store.
+    pub fn store_id(&self) -> StoreId {
+        self.inner.store_id
+    }
+
+    /// Proposes and waits for the answer. Not from a callback: that would block a poller.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; each says what to do.
+    pub fn propose(&self, region: RegionId, write: impl Into<Write>) -> Answer {
+        let (sender, answer) = crossbeam::channel::bounded(1);
+        self.propose_with(region, write, move |answer| {
+            let _ = sender.send(answer);
+        });
+        answer.recv().unwrap_or_else(|_| Err(unknown(region)))
+    }
+
+    /// Proposes; the answer is given to `callback`, exactly once, on a thread of the store, or on
+    /// this one if it is refused at once. The callback should be short; it may propose.
+    pub fn propose_with(
+        &self,
+        region: RegionId,
+        write: impl Into<Write>,
+        callback: impl FnOnce(Answer) + Send + 'static,
+    ) {
+        let Write { payload, epoch } = write.into();
+        let callback = Callback::new(callback);
+        let stamp = self.inner.clock.now().as_nanos() as u64;
+        let proposal = Proposal { payload, epoch, callback, stamp };
+        if self.inner.health.has_failed() {
+            return proposal.callback.call(Err(ProposeError::Stopped { region_id: region }));
+        }
+        if let Err(refused) = self.inner.router.send(region.get(), RegionMessage::Propose(proposal))
+        {
+            let error = self.refusal(region, &refused);
+            if let RegionMessage::Propose(proposal) = refused.into_message() {
+                proposal.callback.call(Err(error));
+            }
+        }
+    }
+
+    /// Proposes; the answer is a future, which any executor can await. The proposal is under way when
+    /// this returns, and stays so if the future is dropped.
+    pub fn propose_async(&self, region: RegionId, write: impl Into<Write>) -> AnswerFuture {
+        let (sender, receiver) = oneshot::channel();
+        self.propose_with(region, write, move |answer| {
+            let _ = sender.send(answer);
+        });
+        AnswerFuture { region, receiver }
+    }
+
+    /// Creates regions of which this store holds a peer, durably; returns when they serve. Regions
+    /// without a peer here are passed over. Must be called with equal descriptions on every store
+    /// that holds a peer.
+    ///
+    /// May be repeated, also after a crash half-way: regions that exist already as described are left
+    /// alone.
+    ///
+    /// # Errors
+    /// When a description is unsound, overlaps another region, or contradicts one that exists; those
+    /// before it in the list may have been created.
+    pub fn bootstrap(&self, regions: &[RegionDescription]) -> Result<(), StartError> {
+        self.inner.creator.bootstrap(self, regions)
+    }
+
+    /// Makes the peer here stand for election now. Says whether the region is here.
+    pub fn campaign(&self, region: RegionId) -> bool {
+        self.inner.router.force_send(region.get(), RegionMessage::Campaign).is_ok()
+    }
+
+    /// How a region stands here; waits for its turn in the pool. `None` if it is not here, or its
+    /// mailbox is full.
+    pub fn region_status(&self, region: RegionId) -> Option<RegionStatus> {
+        let (sender, status) = crossbeam::channel::bounded(1);
+        let answer = Box::new(move |status| {
+            let _ = sender.send(status);
+        });
+        self.inner.router.send(region.get(), RegionMessage::Status(answer)).ok()?;
+        status.recv().ok()
+    }
+
+    /// The region of this store whose range holds `key`.
+    pub fn region_of_key(&self, key: &[u8]) -> Option<RegionId> {
+        self.inner.ranges.find(key)
+    }
+
+    /// How many regions are here.
+    pub fn regions(&self) -> usize {
+        self.inner.router.alive()
+    }
+
+    /// How many regions this store leads.
+    pub fn leaders(&self) -> u64 {
+        self.inner.metrics.leaders()
+    }
+
+    /// How often a region here became or ceased to be the leader.
+    pub fn leader_changes(&self) -> u64 {
+        self.inner.metrics.leader_changes()
+    }
+
+    /// Regions that were set aside because they are damaged or their handler panicked, and why.
+    pub fn set_aside(&self) -> BTreeMap<RegionId, String> {
+        self.inner.set_aside.lock().clone()
+    }
+
+    /// Why the store stopped by itself, if it did.
+    pub fn failure(&self) -> Option<Arc<StoreFailure>> {
+        self.inner.health.cause()
+    }
+
+    /// Takes Raft messages from another store: for implementers of a
+    /// [`Transport`](crate::Transport)'s receiving side. What does not fit is dropped and counted;
+    /// Raft makes it good.
+    pub fn deliver(&self, messages: &mut Vec<Box<Envelope>>) {
+        let mut outbox = self.inner.router.outbox();
+        for envelope in messages.drain(..) {
+            let region = envelope.region_id.get();
+            match outbox.send(region, RegionMessage::Raft(envelope)) {
+                Ok(()) => {}
+                Err(SendError::Full(_)) => self.inner.metrics.count_dropped("mailbox_full", 1),
+                Err(SendError::Closed(message)) => {
+                    self.inner.metrics.count_dropped("region_not_found", 1);
+                    if let RegionMessage::Raft(envelope) = message {
+                        // A full control mailbox has strays enough.
+                        let _ = outbox.send_control(StoreMessage::Stray(envelope));
+                    }
+                }
+            }
+        }
+    }
+
+    fn refusal(&self, region_id: RegionId, refused: &SendError<RegionMessage>) -> ProposeError {
+        if refused.is_full() {
+            return ProposeError::Busy { region_id, reason: "the mailbox is full" };
+        }
+        if self.inner.stopped.load(Ordering::Acquire) {
+            return ProposeError::Stopped { region_id };
+        }
+        match self.inner.set_aside.lock().contains_key(&region_id) {
+            true => ProposeError::Quarantined { region_id },
+            false => ProposeError::RegionNotFound { region_id },
+        }
+    }
+}
+
+fn unknown(region_id: RegionId) -> ProposeError {
+    ProposeError::Unknown { region_id, reason: "the callback was lost" }
+}
+
+/// The answer to come.
+#[derive(Debug)]
+#[must_use = "a future does nothing unless awaited; the proposal is under way all the same"]
+pub struct AnswerFuture {
+    region: RegionId,
+    receiver: oneshot::Receiver<Answer>,
+}
+
+impl Future for AnswerFuture {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        let region = self.region;
+        let polled = Pin::new(&mut self.receiver).poll(context);
+        polled.map(|received| received.unwrap_or_else(|_| Err(unknown(region))))
+    }
+}

@@ -1,0 +1,52 @@
+//! A Multi-Raft runtime to link into a storage node.
+//!
+//! A [`Store`] holds many regions, each a key range replicated by Raft, and drives them with a few
+//! poller threads. Bring your own [`StateMachine`]; [`LogStore`], [`Transport`] and [`Clock`] have
+//! defaults.
+//!
+//! See `docs/architecture.md` for the whole, `docs/write-path.md` for the way of one write, and
+//! `examples/` for the smallest program.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod clock;
+mod config;
+mod error;
+mod figures;
+mod handle;
+mod health;
+mod log_store;
+mod message;
+mod metrics;
+mod poller;
+mod range_map;
+mod region_fsm;
+mod state_machine;
+mod store;
+mod store_fsm;
+mod transport;
+mod work_queue;
+mod write_path;
+
+pub use clock::{Clock, SystemClock};
+pub use config::{RaftSettings, StoreConfig};
+pub use error::{StartError, StoreFailure};
+pub use handle::{AnswerFuture, StoreHandle, Write};
+pub use log_store::{
+    DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
+    RaftEngineLogStore, RegionWrite, Stored, StoredRegion,
+};
+pub use state_machine::{
+    Command, MapCommand, MapCommandError, OrderedMap, RegionCommands, StateMachine,
+    StateMachineError,
+};
+pub use store::{Store, StoreBuilder};
+pub use transport::{InProcessTransport, Transport};
+pub use write_path::Stage;
+
+pub use region::{
+    Answer, AppliedState, Envelope, Index, LogReadError, LogReader, Peer, PeerId, PeerRole,
+    ProposeError, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus, Response,
+    Role, StoreId, StoreIdent, Term, TruncatedState,
+};

@@ -1,0 +1,277 @@
+//! Logs on disk, in raft-engine.
+//!
+//! raft-engine keeps an index of every raft group it knows in memory, some 2.6 KB even for a group
+//! with one key. So what a region needs besides its entries (hard state, where the log begins, record)
+//! is kept as keys of one of 4,096 *shard groups*, at some 200 bytes a region, and the region's own
+//! group holds entries only. One write covers both, atomically.
+//!
+//! Caveat: keys are never deleted, only overwritten. A deleted key of raft-engine 0.4.2 can come back
+//! with its old value after a purge and a restart.
+
+use super::{DamagedRegion, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion};
+use bytesize::ByteSize;
+use protobuf::Message;
+use raft::eraftpb::{Entry, HardState};
+use raft_engine::{Command, Engine, MessageExt, ReadableSize};
+use region::{
+    Index, LogReadError, LogReader, RegionId, RegionRecord, StoreIdent, Term, TruncatedState,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const SHARD_GROUPS: u64 = 4096;
+/// The first raft group that is a shard group; region ids must be below.
+const FIRST_SHARD_GROUP: u64 = u64::MAX - 2 * SHARD_GROUPS;
+/// The raft group of the store's identity.
+const IDENT_GROUP: u64 = FIRST_SHARD_GROUP + SHARD_GROUPS;
+const IDENT_KEY: &[u8] = b"ident";
+
+const HARD_STATE: u8 = b'h';
+const TRUNCATED: u8 = b't';
+const RECORD: u8 = b'r';
+
+/// How raft-engine is set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// The log begins to be purged beyond this size.
+    pub purge_threshold: ByteSize,
+    /// A log file is closed and the next begun at this size.
+    pub target_file_size: ByteSize,
+    /// Batches larger than this are compressed with LZ4; 0 never compresses.
+    pub compression_threshold: ByteSize,
+    /// Threads that read the log back at start.
+    pub recovery_threads: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            purge_threshold: ByteSize::gib(1),
+            target_file_size: ByteSize::mib(128),
+            compression_threshold: ByteSize::b(0),
+            recovery_threads: 4,
+        }
+    }
+}
+
+/// The default [`LogStore`].
+pub struct RaftEngineLogStore {
+    engine: Engine,
+}
+
+impl std::fmt::Debug for RaftEngineLogStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftEngineLogStore").field("path", &self.engine.path()).finish()
+    }
+}
+
+/// Tells raft-engine where an entry's index is.
+struct EntryExt;
+
+impl MessageExt for EntryExt {
+    type Entry = Entry;
+
+    fn index(entry: &Entry) -> u64 {
+        entry.index
+    }
+}
+
+impl RaftEngineLogStore {
+    /// Opens the log in `path`, creating the directory if need be, and recovers it.
+    ///
+    /// # Errors
+    /// When the directory cannot be created or written, is in use by another process, or holds
+    /// something that is no log.
+    pub fn open(path: &Path, config: &EngineConfig) -> Result<Self, LogStoreError> {
+        let fail =
+            |reason: String| LogStoreError::Open { path: path.display().to_string(), reason };
+        // raft-engine creates the last directory of the path only.
+        std::fs::create_dir_all(path).map_err(|error| fail(error.to_string()))?;
+        let text = path.to_str().ok_or_else(|| fail("the path is not UTF-8".to_owned()))?;
+        let engine = Engine::open(raft_engine::Config {
+            dir: text.to_owned(),
+            purge_threshold: ReadableSize(config.purge_threshold.as_u64()),
+            target_file_size: ReadableSize(config.target_file_size.as_u64()),
+            batch_compression_threshold: ReadableSize(config.compression_threshold.as_u64()),
+            recovery_threads: config.recovery_threads,
+            ..raft_engine::Config::default()
+        });
+        Ok(Self { engine: engine.map_err(|error| fail(error.to_string()))? })
+    }
+
+    /// Bytes of log files that hold something.
+    pub fn used_bytes(&self) -> u64 {
+        self.engine.get_used_size() as u64
+    }
+
+    fn add(
+        &self,
+        batch: &mut raft_engine::LogBatch,
+        write: RegionWrite,
+    ) -> Result<(), raft_engine::Error> {
+        let region = write.region_id.get();
+        assert!(region < FIRST_SHARD_GROUP, "region id {region} is reserved");
+        let shard = shard_group(write.region_id);
+        if !write.entries.is_empty() {
+            batch.add_entries::<EntryExt>(region, &write.entries)?;
+        }
+        if let Some(state) = write.hard_state {
+            batch.put_message(shard, key(HARD_STATE, write.region_id), &state)?;
+        }
+        if let Some(state) = write.truncated {
+            batch.put(shard, key(TRUNCATED, write.region_id), state.encode())?;
+            batch.add_command(region, Command::Compact { index: state.index.get() + 1 });
+        }
+        if let Some(record) = write.record {
+            batch.put(shard, key(RECORD, write.region_id), record.encode())?;
+        }
+        Ok(())
+    }
+
+    fn load_region(&self, parts: RawRegion) -> Result<StoredRegion, String> {
+        let Some(record) = parts.record else {
+            return Err("its record is missing".to_owned());
+        };
+        let record = RegionRecord::decode(&record).map_err(|error| error.to_string())?;
+        let hard_state = match parts.hard_state {
+            Some(bytes) => Some(decode_hard_state(&bytes)?),
+            None => None,
+        };
+        let truncated = match parts.truncated {
+            Some(bytes) => TruncatedState::decode(&bytes).map_err(|error| error.to_string())?,
+            None => TruncatedState::INITIAL,
+        };
+        let group = record.description.id.get();
+        let last_index =
+            self.engine.last_index(group).map_or(truncated.index, Index::new).max(truncated.index);
+        Ok(StoredRegion { record, hard_state, truncated, last_index })
+    }
+}
+
+/// What the shard groups hold of one region, undecoded.
+#[derive(Default)]
+struct RawRegion {
+    record: Option<Vec<u8>>,
+    hard_state: Option<Vec<u8>>,
+    truncated: Option<Vec<u8>>,
+}
+
+fn decode_hard_state(bytes: &[u8]) -> Result<HardState, String> {
+    let mut state = HardState::default();
+    state.merge_from_bytes(bytes).map_err(|error| format!("its hard state: {error}"))?;
+    Ok(state)
+}
+
+fn shard_group(region: RegionId) -> u64 {
+    FIRST_SHARD_GROUP + region.get() % SHARD_GROUPS
+}
+
+fn key(kind: u8, region: RegionId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(9);
+    key.push(kind);
+    key.extend_from_slice(&region.get().to_be_bytes());
+    key
+}
+
+fn split_key(key: &[u8]) -> Option<(u8, RegionId)> {
+    let (kind, id) = key.split_first()?;
+    Some((*kind, RegionId::new(u64::from_be_bytes(id.try_into().ok()?))))
+}
+
+impl LogReader for RaftEngineLogStore {
+    fn entries(
+        &self,
+        region: RegionId,
+        low: Index,
+        high: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, LogReadError> {
+        let mut entries = Vec::new();
+        self.engine
+            .fetch_entries_to::<EntryExt>(
+                region.get(),
+                low.get(),
+                high.get(),
+                Some(max_bytes),
+                &mut entries,
+            )
+            .map_err(|error| LogReadError {
+                region_id: region,
+                low,
+                high,
+                cause: error.to_string(),
+            })?;
+        Ok(entries)
+    }
+
+    fn term(&self, region: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
+        let entry = self.engine.get_entry::<EntryExt>(region.get(), index.get());
+        let entry = entry.map_err(|error| LogReadError {
+            region_id: region,
+            low: index,
+            high: Index::new(index.get() + 1),
+            cause: error.to_string(),
+        })?;
+        Ok(entry.map(|entry| Term::new(entry.term)))
+    }
+}
+
+impl LogStore for RaftEngineLogStore {
+    fn load(&self) -> Result<Stored, LogStoreError> {
+        let read = |error: raft_engine::Error| LogStoreError::Read(error.to_string());
+        let mut raw: BTreeMap<RegionId, RawRegion> = BTreeMap::new();
+        for shard in FIRST_SHARD_GROUP..FIRST_SHARD_GROUP + SHARD_GROUPS {
+            self.engine
+                .scan_raw_messages(shard, None, None, false, |key, value| {
+                    if let Some((kind, region)) = split_key(key) {
+                        let parts = raw.entry(region).or_default();
+                        match kind {
+                            RECORD => parts.record = Some(value.to_vec()),
+                            HARD_STATE => parts.hard_state = Some(value.to_vec()),
+                            TRUNCATED => parts.truncated = Some(value.to_vec()),
+                            _ => {}
+                        }
+                    }
+                    true
+                })
+                .map_err(read)?;
+        }
+        let mut stored = Stored::default();
+        if let Some(bytes) = self.engine.get(IDENT_GROUP, IDENT_KEY) {
+            let ident = StoreIdent::decode(&bytes);
+            stored.ident = Some(ident.map_err(|error| LogStoreError::Read(error.to_string()))?);
+        }
+        for (region_id, parts) in raw {
+            match self.load_region(parts) {
+                Ok(region) => stored.regions.push(region),
+                Err(reason) => stored.damaged.push(DamagedRegion { region_id, reason }),
+            }
+        }
+        Ok(stored)
+    }
+
+    fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<u64, LogStoreError> {
+        let fail = |error: raft_engine::Error| LogStoreError::Write(error.to_string());
+        let mut raw = raft_engine::LogBatch::with_capacity(batch.writes.len() * 2);
+        if let Some(ident) = batch.ident.take() {
+            raw.put(IDENT_GROUP, IDENT_KEY.to_vec(), ident.encode()).map_err(fail)?;
+        }
+        for write in batch.writes.drain(..) {
+            self.add(&mut raw, write).map_err(fail)?;
+        }
+        self.engine.write(&mut raw, sync).map(|bytes| bytes as u64).map_err(fail)
+    }
+
+    fn is_volatile(&self) -> bool {
+        false
+    }
+
+    fn reclaim(&self) -> Result<Vec<RegionId>, LogStoreError> {
+        let regions = self.engine.purge_expired_files();
+        let regions = regions.map_err(|error| LogStoreError::Write(error.to_string()))?;
+        let own = regions.into_iter().filter(|group| *group < FIRST_SHARD_GROUP);
+        Ok(own.map(RegionId::new).collect())
+    }
+}

@@ -1,0 +1,158 @@
+//! A log in memory: for tests, and for measuring everything but the disk.
+
+use super::{LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion};
+use parking_lot::Mutex;
+use raft::eraftpb::{Entry, HardState};
+use region::{
+    Index, LogReadError, LogReader, RegionId, RegionRecord, StoreIdent, Term, TruncatedState,
+};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+const SHARDS: usize = 64;
+
+/// Keeps the logs in memory, a lock for each of some shards of the regions.
+#[derive(Debug, Default)]
+pub struct MemoryLogStore {
+    shards: Vec<Mutex<FxHashMap<RegionId, RegionLog>>>,
+    ident: Mutex<Option<StoreIdent>>,
+}
+
+#[derive(Debug)]
+struct RegionLog {
+    record: Option<RegionRecord>,
+    hard_state: Option<HardState>,
+    truncated: TruncatedState,
+    /// Contiguous; the first follows `truncated`.
+    entries: VecDeque<Entry>,
+}
+
+impl MemoryLogStore {
+    /// An empty one.
+    pub fn new() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, ident: Mutex::default() }
+    }
+
+    fn shard(&self, region: RegionId) -> &Mutex<FxHashMap<RegionId, RegionLog>> {
+        let mixed = region.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58;
+        &self.shards[mixed as usize % SHARDS]
+    }
+}
+
+impl Default for RegionLog {
+    fn default() -> Self {
+        Self {
+            record: None,
+            hard_state: None,
+            truncated: TruncatedState::INITIAL,
+            entries: VecDeque::new(),
+        }
+    }
+}
+
+impl RegionLog {
+    fn last_index(&self) -> Index {
+        self.entries.back().map_or(self.truncated.index, |entry| Index::new(entry.index))
+    }
+
+    fn apply(&mut self, write: RegionWrite) {
+        if let Some(first) = write.entries.first() {
+            let begin = self.truncated.index.get() + 1;
+            assert!(
+                first.index >= begin && first.index <= self.last_index().get() + 1,
+                "region {}: entries from {} leave a hole in a log of {}..={}",
+                write.region_id,
+                first.index,
+                begin,
+                self.last_index(),
+            );
+            self.entries.truncate((first.index - begin) as usize);
+            self.entries.extend(write.entries);
+        }
+        if let Some(truncated) = write.truncated {
+            let gone = truncated.index.get().saturating_sub(self.truncated.index.get()) as usize;
+            self.entries.drain(..gone.min(self.entries.len()));
+            if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
+                self.entries.shrink_to_fit();
+            }
+            self.truncated = truncated;
+        }
+        self.hard_state = write.hard_state.or(self.hard_state.take());
+        self.record = write.record.or(self.record.take());
+    }
+}
+
+impl LogReader for MemoryLogStore {
+    fn entries(
+        &self,
+        region: RegionId,
+        low: Index,
+        high: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, LogReadError> {
+        let shard = self.shard(region).lock();
+        let fail = |cause| LogReadError { region_id: region, low, high, cause };
+        let log = shard.get(&region).ok_or_else(|| fail("no such region".to_owned()))?;
+        let begin = log.truncated.index.get() + 1;
+        if low.get() < begin || high.get() > log.last_index().get() + 1 {
+            return Err(fail(format!("the log holds {begin} to {}", log.last_index())));
+        }
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        for entry in log.entries.range((low.get() - begin) as usize..(high.get() - begin) as usize)
+        {
+            bytes += entry.data.len() + entry.context.len();
+            if bytes > max_bytes && !found.is_empty() {
+                break;
+            }
+            found.push(entry.clone());
+        }
+        Ok(found)
+    }
+
+    fn term(&self, region: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
+        let shard = self.shard(region).lock();
+        let Some(log) = shard.get(&region) else { return Ok(None) };
+        if index == log.truncated.index {
+            return Ok(Some(log.truncated.term));
+        }
+        let at = index.get().checked_sub(log.truncated.index.get() + 1);
+        let entry = at.and_then(|at| log.entries.get(at as usize));
+        Ok(entry.map(|entry| Term::new(entry.term)))
+    }
+}
+
+impl LogStore for MemoryLogStore {
+    fn load(&self) -> Result<Stored, LogStoreError> {
+        let mut stored = Stored { ident: *self.ident.lock(), ..Stored::default() };
+        for shard in &self.shards {
+            for log in shard.lock().values() {
+                let Some(record) = log.record.clone() else { continue };
+                stored.regions.push(StoredRegion {
+                    record,
+                    hard_state: log.hard_state.clone(),
+                    truncated: log.truncated,
+                    last_index: log.last_index(),
+                });
+            }
+        }
+        Ok(stored)
+    }
+
+    fn write(&self, batch: &mut LogBatch, _sync: bool) -> Result<u64, LogStoreError> {
+        if let Some(ident) = batch.ident.take() {
+            *self.ident.lock() = Some(ident);
+        }
+        let mut bytes = 0;
+        for write in batch.writes.drain(..) {
+            bytes += write.entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
+            self.shard(write.region_id).lock().entry(write.region_id).or_default().apply(write);
+        }
+        Ok(bytes)
+    }
+
+    fn is_volatile(&self) -> bool {
+        true
+    }
+}

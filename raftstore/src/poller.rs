@@ -1,0 +1,218 @@
+//! A poller of a store: the write path's stations, run for a batch of regions.
+
+use crate::clock::Clock;
+use crate::health::Health;
+use crate::message::{RegionMessage, StoreMessage};
+use crate::metrics::LocalMetrics;
+use crate::region_fsm::{RegionFsm, RegionOutbox};
+use crate::store_fsm::StoreFsm;
+use crate::write_path::apply::ApplyDone;
+use crate::write_path::collect::CollectStation;
+use crate::write_path::propose::ProposeStation;
+use crate::write_path::Stage;
+use batch_system::{Claim, CloseReason, Handler, PanicReport, RoundStart};
+use region::{Effects, ProposeError, RegionId};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) struct StorePoller {
+    propose: ProposeStation,
+    /// Station 2, and the ones behind it.
+    collect: CollectStation,
+    effects: Effects,
+    metrics: LocalMetrics,
+    clock: Arc<dyn Clock>,
+    health: Arc<Health>,
+    /// Whether the log outlives the process.
+    log_is_volatile: bool,
+    /// When the round began.
+    now: Duration,
+    /// FSMs handled in this round.
+    slots: u32,
+    /// Whether the round had proposals, so that station 2 is worth measuring.
+    proposed: bool,
+}
+
+impl StorePoller {
+    pub(crate) fn new(
+        propose: ProposeStation,
+        collect: CollectStation,
+        metrics: LocalMetrics,
+        clock: Arc<dyn Clock>,
+        health: Arc<Health>,
+        log_is_volatile: bool,
+    ) -> Self {
+        Self {
+            propose,
+            collect,
+            effects: Effects::default(),
+            metrics,
+            clock,
+            health,
+            log_is_volatile,
+            now: Duration::ZERO,
+            slots: 0,
+            proposed: false,
+        }
+    }
+
+    /// Stations 3 and 4: what needs no disk leaves first.
+    fn persist_and_send(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
+        self.collect.send.flush(&mut self.metrics);
+        let mut done = Vec::new();
+        let note = |slot, proof, released| done.push((slot, proof, released));
+        self.collect.persist.flush(&mut self.metrics, note);
+        done.sort_by_key(|(slot, _, _)| *slot);
+        let mut cursor = Cursor::new(batch);
+        for (slot, persisted, released) in done {
+            self.collect.send.add_responses(released);
+            if let Some(fsm) = cursor.find(slot) {
+                fsm.region.persisted(persisted);
+                self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
+            }
+        }
+    }
+
+    /// Station 5.
+    fn apply(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
+        let CollectStation { apply, respond, persist, .. } = &mut self.collect;
+        let mut done = Vec::new();
+        apply.flush(respond, &mut self.metrics, |slot, what| done.push((slot, what)));
+        // Stable: what happened to one region stays in order.
+        done.sort_by_key(|(slot, _)| *slot);
+        let mut cursor = Cursor::new(batch);
+        for (slot, what) in done {
+            let Some(fsm) = cursor.find(slot) else { continue };
+            match what {
+                ApplyDone::Applied(index) => fsm.region.applied(index),
+                ApplyDone::Compact(index) => {
+                    let region_id = fsm.region.id();
+                    let kept_from = match self.log_is_volatile {
+                        true => fsm.region.applied_index(),
+                        false => apply.durable_index(region_id).min(fsm.region.applied_index()),
+                    };
+                    if let Some(truncated) = fsm.region.compact_to(index.min(kept_from)) {
+                        persist.truncate(region_id, truncated);
+                    }
+                }
+            }
+        }
+        persist.flush(&mut self.metrics, |_, _, _| {});
+        for claim in batch.iter() {
+            if claim.fsm().region.has_ready() {
+                // Forced: it is the one message that keeps a region going.
+                let _ = outbox.force_send(claim.address(), RegionMessage::Continue);
+            }
+        }
+    }
+}
+
+impl Handler<RegionFsm, StoreFsm> for StorePoller {
+    fn begin(&mut self, round: &RoundStart) {
+        self.now = self.clock.now();
+        self.slots = 0;
+        self.proposed = false;
+        if let Some(waited) = round.waited {
+            self.metrics.schedule_wait.observe(waited.as_secs_f64());
+        }
+    }
+
+    fn control(
+        &mut self,
+        fsm: &mut StoreFsm,
+        messages: &mut Vec<StoreMessage>,
+        _: &mut RegionOutbox,
+    ) {
+        messages.drain(..).for_each(|message| fsm.handle(message));
+    }
+
+    fn normal(
+        &mut self,
+        fsm: &mut RegionFsm,
+        messages: &mut Vec<RegionMessage>,
+        outbox: &mut RegionOutbox,
+    ) {
+        fsm.slot = self.slots;
+        self.slots += 1;
+        if self.health.has_failed() {
+            let stopped = ProposeError::Stopped { region_id: fsm.region.id() };
+            refuse(messages, &stopped);
+            fsm.region.shutdown(&mut self.effects);
+            return self.collect.respond.add_all(&mut self.effects.answers);
+        }
+        self.propose.run(fsm, messages, self.now, &mut self.effects, &mut self.metrics, outbox);
+        self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
+    }
+
+    fn end(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
+        self.metrics.round(self.slots as usize);
+        self.metrics.observe(Stage::Collect, self.clock.now().saturating_sub(self.now));
+        self.persist_and_send(batch, outbox);
+        self.apply(batch, outbox);
+        if self.health.has_failed() {
+            self.collect.send.clear();
+        }
+        self.collect.send.flush(&mut self.metrics);
+        self.collect.respond.flush(&mut self.metrics);
+        self.metrics.flush_if_due(self.now);
+    }
+
+    fn closed(
+        &mut self,
+        mut fsm: Box<RegionFsm>,
+        mut unhandled: Vec<RegionMessage>,
+        reason: CloseReason,
+    ) {
+        let region_id = fsm.region.id();
+        let refusal = match reason {
+            CloseReason::Panicked(_) => ProposeError::Quarantined { region_id },
+            _ => ProposeError::Stopped { region_id },
+        };
+        refuse(&mut unhandled, &refusal);
+        self.effects.clear();
+        if !matches!(reason, CloseReason::Panicked(_)) {
+            fsm.region.shutdown(&mut self.effects);
+        }
+        self.metrics.region_gone(fsm.role);
+        self.collect.respond.add_all(&mut self.effects.answers);
+        // After a panic the region is not asked any more: its callbacks answer "unknown" as it is
+        // dropped.
+        drop(fsm);
+        self.collect.respond.flush(&mut self.metrics);
+    }
+
+    fn panic_message(&mut self, report: PanicReport) -> Option<StoreMessage> {
+        let region_id = RegionId::new(report.address);
+        Some(StoreMessage::RegionPanicked(region_id, report.message))
+    }
+}
+
+/// Answers proposals that will not be handled; they surely did not happen.
+fn refuse(messages: &mut Vec<RegionMessage>, error: &ProposeError) {
+    for message in messages.drain(..) {
+        if let RegionMessage::Propose(proposal) = message {
+            proposal.callback.call(Err(error.clone()));
+        }
+    }
+}
+
+/// Finds the FSMs of a batch by slot. Both grow, so one pass is enough.
+struct Cursor<'a> {
+    batch: &'a mut [Claim<RegionFsm>],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(batch: &'a mut [Claim<RegionFsm>]) -> Self {
+        Self { batch, at: 0 }
+    }
+
+    /// `None` for an FSM that was taken out of the batch because it panicked.
+    fn find(&mut self, slot: u32) -> Option<&mut RegionFsm> {
+        while self.batch.get(self.at)?.fsm().slot < slot {
+            self.at += 1;
+        }
+        let fsm = self.batch[self.at].fsm_mut();
+        (fsm.slot == slot).then_some(fsm)
+    }
+}

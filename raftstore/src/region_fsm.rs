@@ -1,0 +1,30 @@
+//! The normal FSM of the store's pool: one region's peer.
+
+use crate::message::RegionMessage;
+use crate::store_fsm::StoreFsm;
+use batch_system::{Fsm, Outbox, Router};
+use region::{Region, Role};
+
+/// The store's router.
+pub(crate) type RegionRouter = Router<RegionFsm, StoreFsm>;
+/// The store's outbox.
+pub(crate) type RegionOutbox = Outbox<RegionFsm, StoreFsm>;
+
+/// A region's peer on this store.
+pub(crate) struct RegionFsm {
+    pub(crate) region: Region,
+    /// The role that the metrics know of.
+    pub(crate) role: Option<Role>,
+    /// Its number among the FSMs of the current round.
+    pub(crate) slot: u32,
+}
+
+impl Fsm for RegionFsm {
+    type Message = RegionMessage;
+}
+
+impl RegionFsm {
+    pub(crate) fn new(region: Region) -> Self {
+        Self { region, role: None, slot: 0 }
+    }
+}

@@ -1,0 +1,218 @@
+//! An ordered map in memory for each region.
+
+use super::{RegionCommands, StateMachine, StateMachineError};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use parking_lot::{Mutex, RwLock};
+use region::{AppliedState, Index, RegionId};
+use rustc_hash::{FxHashMap, FxHasher};
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::ops::Bound;
+use std::sync::Arc;
+
+const SHARDS: usize = 64;
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+
+/// A command of the [`OrderedMap`]. Its answer is the value the key had before, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapCommand {
+    /// Sets a key.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// Its value from now on.
+        value: Bytes,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+}
+
+/// What is wrong with an encoded [`MapCommand`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a map command: {0}")]
+pub struct MapCommandError(&'static str);
+
+impl MapCommand {
+    /// A [`Put`](Self::Put).
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        MapCommand::Put { key: key.into(), value: value.into() }
+    }
+
+    /// A [`Delete`](Self::Delete).
+    pub fn delete(key: impl Into<Bytes>) -> Self {
+        MapCommand::Delete { key: key.into() }
+    }
+
+    /// The bytes to propose: a kind byte, the key's length in 4 bytes (big endian), the key, and what
+    /// follows is the value.
+    ///
+    /// # Panics
+    /// When the key is 4 GiB or longer.
+    pub fn encode(&self) -> Bytes {
+        let (kind, key, value) = match self {
+            MapCommand::Put { key, value } => (PUT, key, &value[..]),
+            MapCommand::Delete { key } => (DELETE, key, &[][..]),
+        };
+        let mut bytes = BytesMut::with_capacity(5 + key.len() + value.len());
+        bytes.put_u8(kind);
+        bytes.put_u32(u32::try_from(key.len()).expect("a key is shorter than 4 GiB"));
+        bytes.put_slice(key);
+        bytes.put_slice(value);
+        bytes.freeze()
+    }
+
+    /// The reverse of [`encode`](Self::encode), without copying.
+    ///
+    /// # Errors
+    /// When the bytes are no command.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, MapCommandError> {
+        if bytes.len() < 5 {
+            return Err(MapCommandError("shorter than its header"));
+        }
+        let kind = bytes.get_u8();
+        let key_len = bytes.get_u32() as usize;
+        if key_len > bytes.len() {
+            return Err(MapCommandError("shorter than its key"));
+        }
+        let key = bytes.split_to(key_len);
+        match kind {
+            PUT => Ok(MapCommand::Put { key, value: bytes }),
+            DELETE if bytes.is_empty() => Ok(MapCommand::Delete { key }),
+            DELETE => Err(MapCommandError("a delete with a value")),
+            _ => Err(MapCommandError("of an unknown kind")),
+        }
+    }
+}
+
+/// A [`StateMachine`] that keeps an ordered map in memory for each region.
+///
+/// Nothing of it survives the process: after a restart the whole log is applied again, and with a
+/// durable log store the log is therefore never shortened.
+#[derive(Debug)]
+pub struct OrderedMap {
+    shards: Vec<RwLock<FxHashMap<RegionId, Arc<Mutex<RegionMap>>>>>,
+}
+
+#[derive(Debug, Default)]
+struct RegionMap {
+    map: BTreeMap<Bytes, Bytes>,
+    applied: Option<AppliedState>,
+}
+
+impl Default for OrderedMap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl OrderedMap {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+    }
+
+    /// The value of a key as applied here, which may lag behind what was acknowledged elsewhere.
+    pub fn get(&self, region: RegionId, key: &[u8]) -> Option<Bytes> {
+        self.find(region)?.lock().map.get(key).cloned()
+    }
+
+    /// Up to `limit` pairs from `start` on, in order.
+    pub fn scan(&self, region: RegionId, start: &[u8], limit: usize) -> Vec<(Bytes, Bytes)> {
+        let Some(found) = self.find(region) else { return Vec::new() };
+        let found = found.lock();
+        let range = (Bound::Included(start), Bound::Unbounded);
+        let pairs = found.map.range::<[u8], _>(range).take(limit);
+        pairs.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// How many keys a region has.
+    pub fn len(&self, region: RegionId) -> usize {
+        self.find(region).map_or(0, |found| found.lock().map.len())
+    }
+
+    /// Whether a region has no keys.
+    pub fn is_empty(&self, region: RegionId) -> bool {
+        self.len(region) == 0
+    }
+
+    /// What has been applied, and a hash over all pairs: equal on two stores when their contents are.
+    pub fn fingerprint(&self, region: RegionId) -> (Index, u64) {
+        let Some(found) = self.find(region) else { return (Index::default(), 0) };
+        let found = found.lock();
+        let mut hasher = FxHasher::default();
+        for (key, value) in &found.map {
+            hasher.write_usize(key.len());
+            hasher.write(key);
+            hasher.write_usize(value.len());
+            hasher.write(value);
+        }
+        let applied = found.applied.as_ref().map_or(Index::default(), |applied| applied.index);
+        (applied, hasher.finish())
+    }
+
+    fn shard(&self, region: RegionId) -> &RwLock<FxHashMap<RegionId, Arc<Mutex<RegionMap>>>> {
+        &self.shards[region.get() as usize % SHARDS]
+    }
+
+    fn find(&self, region: RegionId) -> Option<Arc<Mutex<RegionMap>>> {
+        self.shard(region).read().get(&region).cloned()
+    }
+
+    fn find_or_create(&self, region: RegionId) -> Arc<Mutex<RegionMap>> {
+        self.find(region)
+            .unwrap_or_else(|| self.shard(region).write().entry(region).or_default().clone())
+    }
+}
+
+impl StateMachine for OrderedMap {
+    fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
+        for region in batch {
+            let found = self.find_or_create(region.region_id);
+            let mut found = found.lock();
+            for command in &mut region.commands {
+                let previous = match MapCommand::decode(command.payload.clone()) {
+                    Ok(MapCommand::Put { key, value }) => found.map.insert(key, value),
+                    Ok(MapCommand::Delete { key }) => found.map.remove(&key),
+                    // Committed is committed: every store skips it alike, and the proposer hears why.
+                    Err(error) => Some(Bytes::from(error.to_string())),
+                };
+                command.output = previous.unwrap_or_default();
+            }
+            found.applied = Some(region.applied.clone());
+        }
+        Ok(())
+    }
+
+    fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
+        Ok(self.find(region).and_then(|found| found.lock().applied.clone()))
+    }
+
+    fn durable_index(&self, _region: RegionId) -> Index {
+        Index::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_survive_encoding() {
+        for command in
+            [MapCommand::put("key", "value"), MapCommand::put("", ""), MapCommand::delete("key")]
+        {
+            assert_eq!(MapCommand::decode(command.encode()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn damaged_commands_are_refused() {
+        for bytes in [&b""[..], &[PUT, 0, 0, 0, 9, 1], &[7, 0, 0, 0, 0], &[DELETE, 0, 0, 0, 0, 1]] {
+            assert!(MapCommand::decode(Bytes::copy_from_slice(bytes)).is_err(), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The control FSM of the store's pool: what concerns the store and not one region.
+
+use crate::message::StoreMessage;
+use batch_system::Fsm;
+use parking_lot::Mutex;
+use region::RegionId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Regions that have been set aside, and why. They do nothing any more; the others go on.
+pub(crate) type SetAside = Arc<Mutex<BTreeMap<RegionId, String>>>;
+
+/// The store's own state.
+pub(crate) struct StoreFsm {
+    set_aside: SetAside,
+    /// Raft messages for regions that are not here.
+    strays: u64,
+}
+
+impl Fsm for StoreFsm {
+    type Message = StoreMessage;
+}
+
+impl StoreFsm {
+    pub(crate) fn new(set_aside: SetAside) -> Self {
+        Self { set_aside, strays: 0 }
+    }
+
+    pub(crate) fn handle(&mut self, message: StoreMessage) {
+        match message {
+            StoreMessage::RegionPanicked(region, text) => {
+                self.set_aside(region, format!("its handler panicked: {text}"));
+            }
+            StoreMessage::RegionFailed(region, failure) => {
+                self.set_aside(region, failure.to_string());
+            }
+            StoreMessage::Stray(envelope) => {
+                self.strays += 1;
+                // Every power of two: enough to see it happens, too little to fill a disk.
+                if self.strays.is_power_of_two() {
+                    tracing::warn!(
+                        region = %envelope.region_id,
+                        from = %envelope.from.store,
+                        total = self.strays,
+                        "a Raft message for a region that is not here"
+                    );
+                }
+            }
+        }
+    }
+
+    fn set_aside(&mut self, region: RegionId, reason: String) {
+        tracing::error!(%region, reason, "region set aside");
+        self.set_aside.lock().insert(region, reason);
+    }
+}

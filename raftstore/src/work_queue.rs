@@ -1,0 +1,100 @@
+//! A bounded queue to a thread that takes all that waits at once.
+
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+
+/// Bounded by the weight of what waits, for instance in bytes. One item always fits, whatever it weighs.
+pub(crate) struct WorkQueue<T> {
+    state: Mutex<State<T>>,
+    changed: Condvar,
+    limit: usize,
+}
+
+struct State<T> {
+    items: VecDeque<(T, usize)>,
+    weight: usize,
+    closed: bool,
+}
+
+impl<T> WorkQueue<T> {
+    pub(crate) fn new(limit: usize) -> Self {
+        let state = State { items: VecDeque::new(), weight: 0, closed: false };
+        Self { state: Mutex::new(state), changed: Condvar::new(), limit }
+    }
+
+    /// Waits for room. After [`close`](Self::close) the item comes back.
+    pub(crate) fn push(&self, item: T, weight: usize) -> Result<(), T> {
+        let mut state = self.state.lock();
+        while !state.closed && state.weight > 0 && state.weight + weight > self.limit {
+            self.changed.wait(&mut state);
+        }
+        if state.closed {
+            return Err(item);
+        }
+        state.weight += weight;
+        state.items.push_back((item, weight));
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits for work and takes all of it. False: closed, and nothing is left.
+    pub(crate) fn take_all(&self, out: &mut Vec<T>) -> bool {
+        let mut state = self.state.lock();
+        while state.items.is_empty() && !state.closed {
+            self.changed.wait(&mut state);
+        }
+        if state.items.is_empty() {
+            return false;
+        }
+        out.extend(state.items.drain(..).map(|(item, _)| item));
+        state.weight = 0;
+        drop(state);
+        self.changed.notify_all();
+        true
+    }
+
+    /// The weight of what waits.
+    pub(crate) fn weight(&self) -> usize {
+        self.state.lock().weight
+    }
+
+    /// Nothing more comes in; what waits is still worked off.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn push_waits_for_room_and_nothing_is_lost() {
+        let queue = Arc::new(WorkQueue::new(10));
+        let pusher = {
+            let queue = queue.clone();
+            std::thread::spawn(move || {
+                for number in 0..1000 {
+                    queue.push(number, 4).expect("open");
+                    assert!(queue.weight() <= 10);
+                }
+                queue.close();
+                assert_eq!(queue.push(7, 1), Err(7));
+            })
+        };
+        let mut got = Vec::new();
+        while queue.take_all(&mut got) {}
+        pusher.join().expect("no panic");
+        assert_eq!(got, (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_item_fits_whatever_it_weighs() {
+        let queue = WorkQueue::new(1);
+        queue.push((), 100).expect("open");
+        assert_eq!(queue.weight(), 100);
+    }
+}

@@ -1,0 +1,310 @@
+//! Station 3. In: what regions want written, and the messages that promise it. Out: those messages,
+//! once it is durable; and word to the regions.
+//!
+//! Invariant: no vote or append response leaves before what it promises is synced. The messages are
+//! locked in [`HeldMessages`], which opens only for a [`Persisted`], and this file alone makes those.
+//!
+//! There are three ways, by what the log store is:
+//! * in memory there is nothing to wait for: each write is done at once ([`Added::Persisted`]);
+//! * with log writers, all writes of a round go to the writers' queues as one task each, and the
+//!   poller goes on; a region always uses the same writer, so its writes stay in order;
+//! * without writers the poller writes the round's batch itself, and waits for the sync.
+
+use crate::clock::Clock;
+use crate::error::StoreFailure;
+use crate::health::Health;
+use crate::log_store::{LogBatch, LogStore, LogStoreError, RegionWrite};
+use crate::message::RegionMessage;
+use crate::metrics::{LocalMetrics, Metrics};
+use crate::region_fsm::RegionRouter;
+use crate::work_queue::WorkQueue;
+use crate::write_path::send::SendStation;
+use crate::write_path::Stage;
+use region::{HeldMessages, LogWrite, Persisted, RegionId, TruncatedState};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What became of a write that was added.
+#[must_use]
+pub(crate) enum Added {
+    /// It waits for the round's end.
+    Queued,
+    /// It is done, as far as this log store does anything.
+    Persisted(Persisted, Released),
+}
+
+/// Messages that were held until their write was durable, free to go.
+#[derive(Default)]
+pub(crate) struct Released(Vec<Box<region::Envelope>>);
+
+impl Released {
+    fn after(held: HeldMessages, proof: &Persisted) -> Self {
+        Self(held.release(proof))
+    }
+
+    pub(crate) fn into_messages(self) -> Vec<Box<region::Envelope>> {
+        self.0
+    }
+}
+
+/// The writes of one round for one log writer.
+pub(crate) struct WriteTask {
+    writes: Vec<LogWrite>,
+    truncations: Vec<(RegionId, TruncatedState)>,
+    queued_at: Duration,
+}
+
+/// One log writer's queue.
+pub(crate) type WriteQueue = WorkQueue<WriteTask>;
+
+pub(crate) struct PersistStation {
+    log_store: Arc<dyn LogStore>,
+    health: Arc<Health>,
+    clock: Arc<dyn Clock>,
+    sync: bool,
+    /// Empty: this poller writes itself.
+    writers: Vec<Arc<WriteQueue>>,
+    /// Written at once, one by one.
+    volatile: bool,
+    /// With the slot of the region in this round.
+    writes: Vec<(u32, LogWrite)>,
+    truncations: Vec<(RegionId, TruncatedState)>,
+    batch: LogBatch,
+}
+
+impl PersistStation {
+    pub(crate) fn new(
+        log_store: Arc<dyn LogStore>,
+        health: Arc<Health>,
+        clock: Arc<dyn Clock>,
+        sync: bool,
+        writers: Vec<Arc<WriteQueue>>,
+    ) -> Self {
+        Self {
+            volatile: log_store.is_volatile(),
+            log_store,
+            health,
+            clock,
+            sync,
+            writers,
+            writes: Vec::new(),
+            truncations: Vec::new(),
+            batch: LogBatch::default(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, slot: u32, mut write: LogWrite) -> Added {
+        if !self.volatile {
+            self.writes.push((slot, write));
+            return Added::Queued;
+        }
+        let held = write.take_held();
+        if !write.is_empty() {
+            self.batch.writes.push(region_write(&mut write));
+            if let Err(error) = self.log_store.write(&mut self.batch, false) {
+                self.health.fail(StoreFailure::LogStore(error));
+                return Added::Queued;
+            }
+        }
+        let proof = Persisted::after_sync(&write);
+        Added::Persisted(proof, Released::after(held, &proof))
+    }
+
+    pub(crate) fn truncate(&mut self, region_id: RegionId, truncated: TruncatedState) {
+        self.truncations.push((region_id, truncated));
+    }
+
+    /// Writes what has gathered, or hands it to the writers. What is durable on return is given to
+    /// `done`, with the slot of its region.
+    pub(crate) fn flush(
+        &mut self,
+        metrics: &mut LocalMetrics,
+        mut done: impl FnMut(u32, Persisted, Released),
+    ) {
+        if self.writes.is_empty() && self.truncations.is_empty() {
+            return;
+        }
+        if self.health.has_failed() {
+            self.writes.clear();
+            self.truncations.clear();
+            return;
+        }
+        let start = self.clock.now();
+        if !self.writers.is_empty() {
+            return self.hand_over(start);
+        }
+        let mut sync = false;
+        for (_, write) in &mut self.writes {
+            sync |= write.needs_sync();
+            add_to_batch(&mut self.batch, write);
+        }
+        add_truncations(&mut self.batch, &mut self.truncations);
+        if !self.batch.is_empty() {
+            match self.log_store.write(&mut self.batch, sync && self.sync) {
+                Ok(bytes) => {
+                    let took = self.clock.now().saturating_sub(start);
+                    metrics.log_written(took, bytes, self.writes.len());
+                    metrics.observe(Stage::Persist, took);
+                }
+                Err(error) => {
+                    self.writes.clear();
+                    return self.health.fail(StoreFailure::LogStore(error));
+                }
+            }
+        }
+        for (slot, mut write) in self.writes.drain(..) {
+            let held = write.take_held();
+            let proof = Persisted::after_sync(&write);
+            done(slot, proof, Released::after(held, &proof));
+        }
+    }
+
+    fn hand_over(&mut self, now: Duration) {
+        let count = self.writers.len() as u64;
+        let writer_of = |region: RegionId| (region.get() % count) as usize;
+        let mut tasks: Vec<WriteTask> = Vec::new();
+        tasks.resize_with(self.writers.len(), || WriteTask {
+            writes: Vec::new(),
+            truncations: Vec::new(),
+            queued_at: now,
+        });
+        for (_, write) in self.writes.drain(..) {
+            tasks[writer_of(write.region_id)].writes.push(write);
+        }
+        for (region, truncated) in self.truncations.drain(..) {
+            tasks[writer_of(region)].truncations.push((region, truncated));
+        }
+        for (task, writer) in tasks.into_iter().zip(&self.writers) {
+            if !task.writes.is_empty() || !task.truncations.is_empty() {
+                let weight = task.weight();
+                // A closed queue is a store that shuts down; what was not written was not promised.
+                let _ = writer.push(task, weight);
+            }
+        }
+    }
+}
+
+impl WriteTask {
+    fn weight(&self) -> usize {
+        let entries = self.writes.iter().flat_map(|write| &write.entries);
+        64 * self.writes.len() + entries.map(|entry| entry.data.len() + 64).sum::<usize>()
+    }
+}
+
+fn region_write(write: &mut LogWrite) -> RegionWrite {
+    RegionWrite {
+        region_id: write.region_id,
+        entries: std::mem::take(&mut write.entries),
+        hard_state: write.hard_state.take(),
+        ..RegionWrite::default()
+    }
+}
+
+fn add_to_batch(batch: &mut LogBatch, write: &mut LogWrite) {
+    if !write.is_empty() {
+        batch.writes.push(region_write(write));
+    }
+}
+
+fn add_truncations(batch: &mut LogBatch, truncations: &mut Vec<(RegionId, TruncatedState)>) {
+    batch.writes.extend(truncations.drain(..).map(|(region_id, truncated)| RegionWrite {
+        region_id,
+        truncated: Some(truncated),
+        ..RegionWrite::default()
+    }));
+}
+
+/// A log writer: one thread, one batch and one sync a wake, over all that all pollers queued.
+pub(crate) struct LogWriter {
+    queue: Arc<WriteQueue>,
+    log_store: Arc<dyn LogStore>,
+    health: Arc<Health>,
+    clock: Arc<dyn Clock>,
+    sync: bool,
+    send: SendStation,
+    router: RegionRouter,
+    metrics: LocalMetrics,
+    tasks: Vec<WriteTask>,
+    batch: LogBatch,
+}
+
+impl LogWriter {
+    #[allow(clippy::too_many_arguments, reason = "each is used for itself, by this struct alone")]
+    pub(crate) fn new(
+        queue: Arc<WriteQueue>,
+        log_store: Arc<dyn LogStore>,
+        health: Arc<Health>,
+        clock: Arc<dyn Clock>,
+        sync: bool,
+        send: SendStation,
+        router: RegionRouter,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            queue,
+            log_store,
+            health,
+            clock,
+            sync,
+            send,
+            router,
+            metrics: metrics.local(),
+            tasks: Vec::new(),
+            batch: LogBatch::default(),
+        }
+    }
+
+    /// The body of the thread: until the queue is closed and empty.
+    pub(crate) fn run(mut self) {
+        while self.queue.take_all(&mut self.tasks) {
+            if self.health.has_failed() {
+                self.tasks.clear();
+                continue;
+            }
+            // raft-engine asserts its own invariants; a broken one must not go unnoticed.
+            match catch_unwind(AssertUnwindSafe(|| self.write())) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.health.fail(StoreFailure::LogStore(error)),
+                Err(_) => self.health.fail(StoreFailure::Panicked("the log writer")),
+            }
+        }
+    }
+
+    fn write(&mut self) -> Result<(), LogStoreError> {
+        let start = self.clock.now();
+        let mut tasks = std::mem::take(&mut self.tasks);
+        let mut sync = false;
+        let mut regions = 0;
+        for task in &mut tasks {
+            regions += task.writes.len();
+            for write in &mut task.writes {
+                sync |= write.needs_sync();
+                add_to_batch(&mut self.batch, write);
+            }
+            add_truncations(&mut self.batch, &mut task.truncations);
+        }
+        let mut bytes = 0;
+        if !self.batch.is_empty() {
+            bytes = self.log_store.write(&mut self.batch, sync && self.sync)?;
+        }
+        let end = self.clock.now();
+        self.metrics.log_written(end.saturating_sub(start), bytes, regions);
+        let mut outbox = self.router.outbox();
+        for task in tasks.drain(..) {
+            self.metrics.observe(Stage::Persist, end.saturating_sub(task.queued_at));
+            for mut write in task.writes {
+                let held = write.take_held();
+                let proof = Persisted::after_sync(&write);
+                self.send.add_responses(Released::after(held, &proof));
+                // Forced, and one per write that a region has under way; a closed region needs none.
+                let _ = outbox.force_send(write.region_id.get(), RegionMessage::Persisted(proof));
+            }
+        }
+        self.send.flush(&mut self.metrics);
+        outbox.flush();
+        self.tasks = tasks;
+        self.metrics.flush_if_due(end);
+        Ok(())
+    }
+}

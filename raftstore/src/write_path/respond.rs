@@ -1,0 +1,45 @@
+//! Station 6. In: proposals whose outcome is known. Out: each callback run, once.
+//!
+//! Last in the round, when everything else has left: callbacks are the user's code, and often propose
+//! the next write.
+
+use crate::clock::Clock;
+use crate::metrics::LocalMetrics;
+use crate::write_path::Stage;
+use region::{Answer, Callback};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+
+pub(crate) struct RespondStation {
+    clock: Arc<dyn Clock>,
+    answers: Vec<(Callback, Answer)>,
+}
+
+impl RespondStation {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, answers: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, callback: Callback, answer: Answer) {
+        self.answers.push((callback, answer));
+    }
+
+    pub(crate) fn add_all(&mut self, answers: &mut Vec<(Callback, Answer)>) {
+        self.answers.append(answers);
+    }
+
+    /// Runs all callbacks. One that panics is the user's loss alone.
+    pub(crate) fn flush(&mut self, metrics: &mut LocalMetrics) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let start = self.clock.now();
+        for (callback, answer) in self.answers.drain(..) {
+            metrics.count_answer(&answer);
+            if catch_unwind(AssertUnwindSafe(|| callback.call(answer))).is_err() {
+                tracing::error!("a proposal's callback panicked");
+            }
+        }
+        metrics.observe(Stage::Respond, self.clock.now().saturating_sub(start));
+    }
+}

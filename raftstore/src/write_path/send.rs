@@ -1,0 +1,57 @@
+//! Station 4. In: messages that may leave now, and those that had to wait for the disk. Out: one
+//! hand-over to the transport for each destination and round.
+
+use crate::metrics::LocalMetrics;
+use crate::transport::Transport;
+use crate::write_path::persist::Released;
+use region::{Envelope, StoreId};
+use std::sync::Arc;
+
+pub(crate) struct SendStation {
+    transport: Arc<dyn Transport>,
+    outgoing: Vec<(StoreId, Vec<Box<Envelope>>)>,
+}
+
+impl SendStation {
+    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { transport, outgoing: Vec::new() }
+    }
+
+    /// Adds messages that may leave at once.
+    pub(crate) fn add_all(&mut self, messages: &mut Vec<Box<Envelope>>) {
+        messages.drain(..).for_each(|message| self.add(message));
+    }
+
+    /// Adds messages whose promises are durable.
+    pub(crate) fn add_responses(&mut self, messages: Released) {
+        messages.into_messages().into_iter().for_each(|message| self.add(message));
+    }
+
+    /// Hands everything to the transport.
+    pub(crate) fn flush(&mut self, metrics: &mut LocalMetrics) {
+        for (store, messages) in &mut self.outgoing {
+            if messages.is_empty() {
+                continue;
+            }
+            messages.iter().for_each(|message| metrics.count_sent(message.message.get_msg_type()));
+            let dropped = self.transport.send(*store, messages);
+            messages.clear();
+            if dropped > 0 {
+                metrics.count_dropped("unreachable", dropped as u64);
+            }
+        }
+    }
+
+    /// Forgets what has not left: the store has failed.
+    pub(crate) fn clear(&mut self) {
+        self.outgoing.iter_mut().for_each(|(_, messages)| messages.clear());
+    }
+
+    fn add(&mut self, message: Box<Envelope>) {
+        let store = message.to.store;
+        match self.outgoing.iter_mut().find(|(known, _)| *known == store) {
+            Some((_, messages)) => messages.push(message),
+            None => self.outgoing.push((store, vec![message])),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Stores in this process, for tests.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+use bytes::Bytes;
+use raftstore::{
+    Answer, InProcessTransport, LogStore, MemoryLogStore, OrderedMap, Peer, PeerId, PeerRole,
+    RegionDescription, RegionEpoch, RegionId, StateMachine, Store, StoreConfig, StoreHandle,
+    StoreId,
+};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Long enough for a machine under load; nothing waits for it unless something is broken.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits until the condition holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Short ticks, so that elections are quick, and few pollers.
+pub fn config() -> StoreConfig {
+    let mut config = StoreConfig { pollers: 2, ..StoreConfig::default() };
+    config.raft.tick_interval = Duration::from_millis(20);
+    config
+}
+
+/// Region `id` of `count` regions that tile the key space, with peers on stores 1 to 3.
+pub fn region(id: u64, count: u64) -> RegionDescription {
+    let bound = |number: u64| match number {
+        0 => Bytes::new(),
+        last if last == count => Bytes::new(),
+        inner => Bytes::from(format!("{inner:04}")),
+    };
+    let voter = |store| Peer {
+        id: PeerId::new(10 * id + store),
+        store: StoreId::new(store),
+        role: PeerRole::Voter,
+    };
+    RegionDescription {
+        id: RegionId::new(id),
+        start_key: bound(id - 1),
+        end_key: bound(id),
+        epoch: RegionEpoch { conf_ver: 1, version: 1 },
+        peers: (1..=3).map(voter).collect(),
+    }
+}
+
+pub fn regions(count: u64) -> Vec<RegionDescription> {
+    (1..=count).map(|id| region(id, count)).collect()
+}
+
+/// Three stores with an ordered map each.
+pub struct Cluster {
+    pub network: InProcessTransport,
+    pub stores: Vec<Store>,
+    pub maps: Vec<Arc<OrderedMap>>,
+}
+
+impl Cluster {
+    /// With logs in memory.
+    pub fn in_memory(config: &StoreConfig) -> Self {
+        Self::build(config, |builder, _| builder.log_store(Arc::new(MemoryLogStore::new())))
+    }
+
+    /// With logs below this directory.
+    pub fn on_disk(config: &StoreConfig, dir: &Path) -> Self {
+        Self::build(config, |builder, id| builder.data_dir(dir.join(format!("store-{id}"))))
+    }
+
+    /// With these log stores.
+    pub fn with_logs(config: &StoreConfig, logs: &[Arc<dyn LogStore>]) -> Self {
+        Self::build(config, |builder, id| builder.log_store(logs[id as usize - 1].clone()))
+    }
+
+    fn build(
+        config: &StoreConfig,
+        with_log: impl Fn(raftstore::StoreBuilder, u64) -> raftstore::StoreBuilder,
+    ) -> Self {
+        let network = InProcessTransport::new();
+        let mut cluster = Self { network: network.clone(), stores: Vec::new(), maps: Vec::new() };
+        for id in 1..=3 {
+            let map = Arc::new(OrderedMap::new());
+            let builder = Store::builder(StoreId::new(id))
+                .config(config.clone())
+                .state_machine(map.clone() as Arc<dyn StateMachine>)
+                .transport(network.clone());
+            let store = with_log(builder, id).start().expect("the store starts");
+            network.connect(store.handle());
+            cluster.stores.push(store);
+            cluster.maps.push(map);
+        }
+        cluster
+    }
+
+    pub fn handle(&self, store: usize) -> StoreHandle {
+        self.stores[store].handle()
+    }
+
+    pub fn bootstrap(&self, regions: &[RegionDescription]) {
+        for store in &self.stores {
+            store.handle().bootstrap(regions).expect("sound regions");
+        }
+    }
+
+    /// Creates `count` regions and has the first store lead them all.
+    pub fn lead_from_the_first(&self, count: u64) {
+        self.bootstrap(&regions(count));
+        let first = self.handle(0);
+        eventually("the first store leads", || {
+            for id in 1..=count {
+                first.campaign(RegionId::new(id));
+            }
+            eventually_some(|| first.leaders() == count, Duration::from_millis(500))
+        });
+    }
+
+    /// Proposes to whoever leads until it is answered with success.
+    pub fn write(&self, region: RegionId, payload: &Bytes) -> Answer {
+        let start = Instant::now();
+        let mut store = 0;
+        loop {
+            let answer = self.handle(store).propose(region, payload.clone());
+            match &answer {
+                Err(error) if error.is_retryable() && start.elapsed() < DEADLINE => {
+                    store = (store + 1) % self.stores.len();
+                    std::thread::park_timeout(Duration::from_millis(1));
+                }
+                _ => return answer,
+            }
+        }
+    }
+
+    /// Waits until all stores hold the same in all regions.
+    pub fn converge(&self, count: u64) {
+        eventually("all stores hold the same", || {
+            (1..=count).map(RegionId::new).all(|region| {
+                let first = self.maps[0].fingerprint(region);
+                self.maps.iter().all(|map| map.fingerprint(region) == first)
+            })
+        });
+    }
+
+    pub fn shutdown(mut self) {
+        self.stores.iter_mut().for_each(Store::shutdown);
+    }
+}
+
+fn eventually_some(mut condition: impl FnMut() -> bool, within: Duration) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < within {
+        if condition() {
+            return true;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    false
+}

@@ -1,0 +1,234 @@
+//! What a store does when something below it fails. Faults come in through the seams.
+
+mod common;
+
+use bytes::Bytes;
+use common::{config, eventually, Cluster};
+use parking_lot::{Condvar, Mutex};
+use raft::eraftpb::Entry;
+use raftstore::{
+    AppliedState, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
+    LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, RegionCommands, RegionId,
+    StateMachine, StateMachineError, Store, StoreFailure, StoreId, Stored, Term,
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+fn put(key: &str) -> Bytes {
+    MapCommand::put(key.to_owned(), "v").encode()
+}
+
+/// A log store whose writes can be made to fail, or to wait.
+struct FaultyLog {
+    inner: MemoryLogStore,
+    fails: AtomicBool,
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl FaultyLog {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryLogStore::new(),
+            fails: AtomicBool::new(false),
+            held: Mutex::new(false),
+            released: Condvar::new(),
+        })
+    }
+
+    fn hold(&self, hold: bool) {
+        *self.held.lock() = hold;
+        self.released.notify_all();
+    }
+}
+
+impl LogReader for FaultyLog {
+    fn entries(
+        &self,
+        region: RegionId,
+        low: Index,
+        high: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, LogReadError> {
+        self.inner.entries(region, low, high, max_bytes)
+    }
+
+    fn term(&self, region: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
+        self.inner.term(region, index)
+    }
+}
+
+impl LogStore for FaultyLog {
+    fn load(&self) -> Result<Stored, LogStoreError> {
+        self.inner.load()
+    }
+
+    fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<u64, LogStoreError> {
+        let mut held = self.held.lock();
+        while *held {
+            self.released.wait(&mut held);
+        }
+        drop(held);
+        if self.fails.load(Ordering::Acquire) {
+            return Err(LogStoreError::Write("injected".to_owned()));
+        }
+        self.inner.write(batch, sync)
+    }
+
+    fn is_volatile(&self) -> bool {
+        // So that the store treats it as a disk.
+        false
+    }
+}
+
+fn faulty_cluster(log_writers: usize) -> (Cluster, Vec<Arc<FaultyLog>>) {
+    let logs: Vec<_> = (0..3).map(|_| FaultyLog::new()).collect();
+    let seams: Vec<Arc<dyn LogStore>> =
+        logs.iter().map(|log| log.clone() as Arc<dyn LogStore>).collect();
+    let mut config = config();
+    config.log_writers = Some(log_writers);
+    (Cluster::with_logs(&config, &seams), logs)
+}
+
+#[test]
+fn a_failed_write_stops_the_store_and_acknowledges_nothing_more() {
+    for log_writers in [0, 1] {
+        let (cluster, logs) = faulty_cluster(log_writers);
+        cluster.lead_from_the_first(2);
+        let region = RegionId::new(1);
+        cluster.write(region, &put("before")).expect("healthy");
+        logs[1].fails.store(true, Ordering::Release);
+        logs[2].fails.store(true, Ordering::Release);
+        // With both followers failing nothing can be committed: no answer may say it was.
+        let answer = cluster.handle(0).propose(region, put("after"));
+        assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+        eventually("the followers have stopped", || {
+            (1..3).all(|store| cluster.handle(store).failure().is_some())
+        });
+        let failure = cluster.handle(1).failure().expect("it has failed");
+        assert!(matches!(*failure, StoreFailure::LogStore(LogStoreError::Write(_))), "{failure}");
+        assert!(cluster.stores[1].metrics_text().contains("raftstore_healthy{store=\"2\"} 0"));
+        let refused = cluster.handle(1).propose(region, put("refused"));
+        assert!(matches!(refused, Err(ProposeError::Stopped { .. })), "{refused:?}");
+        cluster.shutdown();
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_before_a_quorum_has_written() {
+    for log_writers in [0, 1] {
+        let (cluster, logs) = faulty_cluster(log_writers);
+        cluster.lead_from_the_first(1);
+        let region = RegionId::new(1);
+        cluster.write(region, &put("before")).expect("healthy");
+        // The leader's disk and one follower's hang: one copy is no quorum.
+        logs[0].hold(true);
+        logs[1].hold(true);
+        let (sender, answers) = std::sync::mpsc::channel();
+        cluster.handle(0).propose_with(region, put("held"), move |answer| {
+            sender.send(answer).expect("the test waits");
+        });
+        eventually("the third store has it", || {
+            // Its log is not held, so it answers; the entry is there and not committed.
+            let status = cluster.handle(2).region_status(region).expect("it is here");
+            status.persisted > status.committed
+        });
+        assert!(answers.try_recv().is_err(), "one copy was taken for a quorum");
+        logs[0].hold(false);
+        logs[1].hold(false);
+        let answer = answers.recv().expect("answered");
+        // The leader may have stepped down while its disk hung; then the outcome is open, never false.
+        match answer {
+            Ok(_) | Err(ProposeError::Unknown { .. } | ProposeError::Stale { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        cluster.shutdown();
+    }
+}
+
+/// Panics or fails on a marked command.
+struct Fragile {
+    map: OrderedMap,
+    panics: bool,
+}
+
+impl StateMachine for Fragile {
+    fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
+        let mut commands = batch.iter().flat_map(|region| &region.commands);
+        if commands.any(|command| command.payload == put("poison")) {
+            assert!(!self.panics, "poisoned");
+            return Err(StateMachineError("poisoned".to_owned()));
+        }
+        self.map.apply(batch)
+    }
+
+    fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
+        self.map.applied_state(region)
+    }
+
+    fn durable_index(&self, region: RegionId) -> Index {
+        self.map.durable_index(region)
+    }
+}
+
+#[test]
+fn a_state_machine_that_fails_or_panics_stops_its_store_with_the_outcome_unknown() {
+    for (panics, apply_pollers) in [(false, 0), (true, 0), (false, 1), (true, 1)] {
+        let network = InProcessTransport::new();
+        let mut config = config();
+        config.apply_pollers = apply_pollers;
+        let description = raftstore::RegionDescription {
+            peers: vec![common::region(1, 1).peers[0]],
+            ..common::region(1, 1)
+        };
+        let store = Store::builder(StoreId::new(1))
+            .config(config)
+            .log_store(Arc::new(MemoryLogStore::new()))
+            .state_machine(Arc::new(Fragile { map: OrderedMap::new(), panics }))
+            .transport(network)
+            .start()
+            .expect("starts");
+        let handle = store.handle();
+        handle.bootstrap(&[description]).expect("sound");
+        let region = RegionId::new(1);
+        handle.campaign(region);
+        eventually("it leads", || handle.leaders() == 1);
+        handle.propose(region, put("good")).expect("healthy");
+        let answer = handle.propose(region, put("poison"));
+        assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+        eventually("it has stopped", || handle.failure().is_some());
+        let late = handle.propose(region, put("late"));
+        assert!(matches!(late, Err(ProposeError::Stopped { .. })), "{late:?}");
+    }
+}
+
+#[test]
+fn a_cut_off_store_catches_up_from_the_log() {
+    let cluster = Cluster::in_memory(&config());
+    cluster.lead_from_the_first(4);
+    assert!(cluster.network.disconnect(StoreId::new(3)));
+    for number in 0..400u64 {
+        let payload = put(&number.to_string());
+        cluster.write(RegionId::new(1 + number % 4), &payload).expect("two of three are a quorum");
+    }
+    cluster.network.connect(cluster.handle(2));
+    cluster.converge(4);
+    assert_eq!(cluster.maps[2].len(RegionId::new(1)), 100);
+    cluster.shutdown();
+}
+
+#[test]
+fn a_leader_without_quorum_says_unknown_and_a_new_one_serves() {
+    let cluster = Cluster::in_memory(&config());
+    cluster.lead_from_the_first(1);
+    let region = RegionId::new(1);
+    cluster.write(region, &put("before")).expect("healthy");
+    // Messages to store 1 are lost, and with them the quorum's answers: its own still arrive.
+    cluster.network.disconnect(StoreId::new(1));
+    let answer = cluster.handle(0).propose(region, put("limbo"));
+    assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+    cluster.write(region, &put("after")).expect("the others have elected a leader");
+    cluster.network.connect(cluster.handle(0));
+    cluster.converge(1);
+    cluster.shutdown();
+}

@@ -1,0 +1,101 @@
+//! How far commands are handed out to be applied, and how far they are.
+//!
+//! Applying may be asynchronous: a batch is handed out, and its index reported later. What lies
+//! between is bounded in bytes.
+
+use std::collections::VecDeque;
+
+use crate::ids::Index;
+
+/// Batches handed out.
+///
+/// Invariant: `applied <= emitted`, neither goes back; `bytes` is the sum over `batches`, whose
+/// indexes increase and end with `emitted`.
+pub(crate) struct Applying {
+    applied: Index,
+    emitted: Index,
+    batches: VecDeque<(Index, usize)>,
+    bytes: usize,
+    limit_bytes: usize,
+}
+
+impl Applying {
+    pub(crate) fn new(applied: Index, limit_bytes: usize) -> Self {
+        Self { applied, emitted: applied, batches: VecDeque::new(), bytes: 0, limit_bytes }
+    }
+
+    /// Last applied entry.
+    pub(crate) fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// Last entry handed out.
+    pub(crate) fn emitted(&self) -> Index {
+        self.emitted
+    }
+
+    /// Bytes handed out and not applied.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether no more may be handed out for now.
+    ///
+    /// Once a command can change the epoch, this is also the place that holds back everything
+    /// behind it until it is applied: what follows must be checked against the new epoch.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= self.limit_bytes
+    }
+
+    /// A batch up to `index` goes out.
+    pub(crate) fn emit(&mut self, index: Index, bytes: usize) {
+        debug_assert!(index > self.emitted, "{index} after {}", self.emitted);
+        self.emitted = index;
+        self.bytes += bytes;
+        self.batches.push_back((index, bytes));
+    }
+
+    /// Everything up to `index` is applied. Returns whether that is news.
+    pub(crate) fn report(&mut self, index: Index) -> bool {
+        debug_assert!(index <= self.emitted, "{index} was not handed out, only {}", self.emitted);
+        if index <= self.applied || index > self.emitted {
+            return false;
+        }
+        self.applied = index;
+        while self.batches.front().is_some_and(|(last, _)| *last <= index) {
+            self.bytes -= self.batches.pop_front().map_or(0, |(_, bytes)| bytes);
+        }
+        if self.batches.is_empty() {
+            debug_assert_eq!(self.bytes, 0);
+            self.batches = VecDeque::new();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_fill_up_and_drain() {
+        let mut applying = Applying::new(Index::new(5), 100);
+        applying.emit(Index::new(8), 60);
+        assert!(!applying.is_full());
+        applying.emit(Index::new(9), 60);
+        assert!(applying.is_full());
+        assert!(applying.report(Index::new(8)));
+        assert!(!applying.is_full() && applying.bytes() == 60);
+        assert!(!applying.report(Index::new(8)));
+        assert!(applying.report(Index::new(9)));
+        assert_eq!((applying.bytes(), applying.applied()), (0, Index::new(9)));
+    }
+
+    #[test]
+    fn part_of_a_batch_frees_no_bytes() {
+        let mut applying = Applying::new(Index::new(5), 100);
+        applying.emit(Index::new(8), 60);
+        assert!(applying.report(Index::new(7)));
+        assert_eq!((applying.applied(), applying.bytes()), (Index::new(7), 60));
+    }
+}

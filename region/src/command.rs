@@ -1,0 +1,271 @@
+//! What a Raft entry of a region holds.
+//!
+//! The user's payload is `Entry.data`, untouched, so that it is neither copied nor parsed on its
+//! way to the state machine. What the region must know about it is a header of a few bytes in
+//! `Entry.context`:
+//!
+//! ```text
+//! byte 0   format, 1
+//! byte 1   kind: 1 user, 2 compact log
+//! then     conf_ver, a varint
+//! then     version, a varint
+//! ```
+//!
+//! The epoch is that of the region when the command was proposed; a command is carried out only if
+//! it is still the same when the command is applied. An entry with neither header nor payload is
+//! the one with which a leader opens its term.
+//!
+//! Caveat: encoded headers are cached ([`HeaderCache`]), so that a proposal costs a reference count
+//! instead of an allocation.
+
+use bytes::Bytes;
+use raft::eraftpb::{Entry, EntryType};
+
+use crate::description::RegionEpoch;
+use crate::ids::{Index, RegionId, Term};
+
+/// Format of the header that this version writes, the only one that it reads.
+const FORMAT: u8 = 1;
+
+/// Payload size of a [`CommandKind::CompactLog`]: the index, little-endian.
+const COMPACT_LOG_BYTES: usize = 8;
+
+/// Upper bound of an encoded header in bytes.
+pub(crate) const MAX_HEADER_BYTES: usize = 2 + 10 + 10;
+
+/// Who a command is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommandKind {
+    /// The user's state machine.
+    User,
+    /// The region itself: cut off the head of the log.
+    CompactLog,
+}
+
+/// A committed entry, understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// The entry with which a leader opens its term. It says nothing.
+    Empty,
+    /// A command for the user's state machine.
+    User {
+        /// Epoch of the region when it was proposed.
+        epoch: RegionEpoch,
+        /// The user's bytes.
+        payload: Bytes,
+    },
+    /// The log up to and including this index is needed by no peer any more.
+    CompactLog {
+        /// Epoch of the region when it was proposed.
+        epoch: RegionEpoch,
+        /// Last index that may go.
+        index: Index,
+    },
+}
+
+/// A committed entry that nobody understands. The region must stop: to skip what other peers may
+/// have carried out would make them differ in silence.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("region {region_id}: entry {index} of term {term} is malformed: {cause}")]
+pub struct CommandError {
+    /// The region.
+    pub region_id: RegionId,
+    /// The entry.
+    pub index: Index,
+    /// Its term.
+    pub term: Term,
+    /// What is wrong with it.
+    pub cause: &'static str,
+}
+
+impl Command {
+    /// Reads a committed entry.
+    ///
+    /// # Errors
+    /// If the entry is of a type, format or kind unknown here, or its header or payload is cut.
+    pub fn decode(region_id: RegionId, entry: &Entry) -> Result<Command, CommandError> {
+        decode(entry).map_err(|cause| CommandError {
+            region_id,
+            index: Index::new(entry.index),
+            term: Term::new(entry.term),
+            cause,
+        })
+    }
+}
+
+fn decode(entry: &Entry) -> Result<Command, &'static str> {
+    if entry.get_entry_type() != EntryType::EntryNormal {
+        return Err("its entry type is not supported");
+    }
+    if entry.context.is_empty() {
+        return match entry.data.is_empty() {
+            true => Ok(Command::Empty),
+            false => Err("it has a payload but no header"),
+        };
+    }
+    let (kind, epoch) = decode_header(&entry.context)?;
+    match kind {
+        CommandKind::User => Ok(Command::User { epoch, payload: entry.data.clone() }),
+        CommandKind::CompactLog => {
+            let bytes: [u8; COMPACT_LOG_BYTES] =
+                entry.data.as_ref().try_into().map_err(|_| "its index is not 8 bytes long")?;
+            Ok(Command::CompactLog { epoch, index: Index::new(u64::from_le_bytes(bytes)) })
+        }
+    }
+}
+
+fn decode_header(header: &[u8]) -> Result<(CommandKind, RegionEpoch), &'static str> {
+    let [format, kind, rest @ ..] = header else {
+        return Err("its header is cut");
+    };
+    if *format != FORMAT {
+        return Err("its header has an unknown format");
+    }
+    let kind = match kind {
+        1 => CommandKind::User,
+        2 => CommandKind::CompactLog,
+        _ => return Err("its kind is unknown"),
+    };
+    let (conf_ver, rest) = read_varint(rest)?;
+    let (version, rest) = read_varint(rest)?;
+    if !rest.is_empty() {
+        return Err("its header has bytes left over");
+    }
+    Ok((kind, RegionEpoch { conf_ver, version }))
+}
+
+fn read_varint(bytes: &[u8]) -> Result<(u64, &[u8]), &'static str> {
+    let mut value = 0u64;
+    for (at, byte) in bytes.iter().enumerate().take(10) {
+        let low = u64::from(byte & 0x7f);
+        if at == 9 && low > 1 {
+            return Err("a version in its header is too large");
+        }
+        value |= low << (7 * at);
+        if byte & 0x80 == 0 {
+            return Ok((value, &bytes[at + 1..]));
+        }
+    }
+    Err("a version in its header is cut")
+}
+
+fn write_varint(mut value: u64, bytes: &mut Vec<u8>) {
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+fn encode_header(kind: CommandKind, epoch: RegionEpoch) -> Bytes {
+    let mut bytes = Vec::with_capacity(MAX_HEADER_BYTES);
+    bytes.push(FORMAT);
+    bytes.push(match kind {
+        CommandKind::User => 1,
+        CommandKind::CompactLog => 2,
+    });
+    write_varint(epoch.conf_ver, &mut bytes);
+    write_varint(epoch.version, &mut bytes);
+    bytes.shrink_to_fit();
+    Bytes::from(bytes)
+}
+
+/// The encoded header of user commands, kept for as long as the epoch stands.
+///
+/// Invariant: `user`, where present, is the encoding of `epoch`.
+#[derive(Default)]
+pub(crate) struct HeaderCache {
+    epoch: RegionEpoch,
+    user: Option<Bytes>,
+}
+
+impl HeaderCache {
+    /// An entry, without index and term, for a user's command.
+    pub(crate) fn user_entry(&mut self, epoch: RegionEpoch, payload: Bytes) -> Entry {
+        if self.epoch != epoch || self.user.is_none() {
+            self.epoch = epoch;
+            self.user = Some(encode_header(CommandKind::User, epoch));
+        }
+        let context = self.user.clone().unwrap_or_default();
+        Entry { data: payload, context, ..Entry::default() }
+    }
+
+    /// Gives the memory back; the next proposal encodes anew.
+    pub(crate) fn shrink(&mut self) {
+        self.user = None;
+    }
+}
+
+/// An entry, without index and term, that tells all peers to cut their logs after `index`.
+pub(crate) fn compact_log_entry(epoch: RegionEpoch, index: Index) -> Entry {
+    Entry {
+        data: Bytes::copy_from_slice(&index.get().to_le_bytes()),
+        context: encode_header(CommandKind::CompactLog, epoch),
+        ..Entry::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGION: RegionId = RegionId::new(4);
+
+    #[test]
+    fn commands_survive_a_round_trip() {
+        let mut cache = HeaderCache::default();
+        for epoch in [
+            RegionEpoch { conf_ver: 1, version: 1 },
+            RegionEpoch { conf_ver: 300, version: u64::MAX },
+        ] {
+            let payload = Bytes::from_static(b"put");
+            let entry = cache.user_entry(epoch, payload.clone());
+            assert_eq!(entry.data.as_ptr(), payload.as_ptr(), "the payload is not copied");
+            assert!(entry.context.len() <= MAX_HEADER_BYTES);
+            assert_eq!(Command::decode(REGION, &entry), Ok(Command::User { epoch, payload }));
+            let index = Index::new(99);
+            let entry = compact_log_entry(epoch, index);
+            assert_eq!(Command::decode(REGION, &entry), Ok(Command::CompactLog { epoch, index }));
+        }
+        assert_eq!(Command::decode(REGION, &Entry::default()), Ok(Command::Empty));
+    }
+
+    #[test]
+    fn an_empty_user_command_is_not_taken_for_a_leaders_first_entry() {
+        let epoch = RegionEpoch { conf_ver: 1, version: 1 };
+        let entry = HeaderCache::default().user_entry(epoch, Bytes::new());
+        assert!(matches!(Command::decode(REGION, &entry), Ok(Command::User { .. })));
+    }
+
+    #[test]
+    fn the_header_is_encoded_once_an_epoch() {
+        let mut cache = HeaderCache::default();
+        let epoch = RegionEpoch { conf_ver: 1, version: 1 };
+        let first = cache.user_entry(epoch, Bytes::new());
+        let second = cache.user_entry(epoch, Bytes::new());
+        assert_eq!(first.context.as_ptr(), second.context.as_ptr());
+        let moved = cache.user_entry(RegionEpoch { conf_ver: 2, version: 1 }, Bytes::new());
+        assert_ne!(first.context, moved.context);
+    }
+
+    #[test]
+    fn malformed_entries_are_errors_that_name_region_and_index() {
+        let good = compact_log_entry(RegionEpoch { conf_ver: 200, version: 1 }, Index::new(7));
+        let mut bad = Vec::new();
+        for cut in 1..good.context.len() {
+            bad.push(Entry { context: good.context.slice(..cut), ..good.clone() });
+        }
+        bad.push(Entry { context: Bytes::new(), ..good.clone() });
+        bad.push(Entry { context: Bytes::from_static(&[9, 1, 1, 1]), ..good.clone() });
+        bad.push(Entry { context: Bytes::from_static(&[1, 9, 1, 1]), ..good.clone() });
+        bad.push(Entry { context: Bytes::from_static(&[1, 1, 1, 1, 1]), ..good.clone() });
+        bad.push(Entry { context: Bytes::from_static(&[0xff; 30]), ..good.clone() });
+        bad.push(Entry { data: Bytes::from_static(b"seven"), ..good.clone() });
+        bad.push(Entry { entry_type: EntryType::EntryConfChange, ..good });
+        for mut entry in bad {
+            entry.index = 12;
+            let error = Command::decode(REGION, &entry).unwrap_err();
+            assert!(error.to_string().starts_with("region 4: entry 12 of"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Recent entries of the log, in memory.
+//!
+//! Entries live here from the moment they are appended. How long, is decided by whoever evicts; the
+//! cache only knows that it is one contiguous piece of the log's end, and its size.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::Entry;
+
+/// Bytes that an entry takes in memory beside its payload and header.
+const ENTRY_BYTES: usize = size_of::<Entry>();
+
+/// Size of an entry in memory.
+pub(crate) fn entry_bytes(entry: &Entry) -> usize {
+    // The header is shared among all entries of an epoch.
+    entry.data.len() + ENTRY_BYTES
+}
+
+/// The end of a log.
+///
+/// Invariant: contiguous; empty, or ending with the log's last entry; `bytes` is the sum of
+/// [`entry_bytes`]. An empty cache owns no memory.
+#[derive(Default)]
+pub(crate) struct EntryCache {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl EntryCache {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Entries held.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Index of the first entry held.
+    pub(crate) fn first_index(&self) -> Option<u64> {
+        self.entries.front().map(|entry| entry.index)
+    }
+
+    /// Adds the log's new end, which replaces every entry from the first one's index on.
+    pub(crate) fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        while self.entries.back().is_some_and(|last| last.index >= first.index) {
+            let last = self.entries.pop_back();
+            self.bytes -= last.as_ref().map_or(0, entry_bytes);
+        }
+        debug_assert!(self.entries.back().is_none_or(|last| last.index + 1 == first.index));
+        self.entries.reserve(entries.len());
+        self.bytes += entries.iter().map(entry_bytes).sum::<usize>();
+        self.entries.extend(entries.iter().cloned());
+    }
+
+    /// Clones entries from `low` on, up to `high` (exclusive) and `max_bytes`, one at least. `None`
+    /// if `low` is not held.
+    pub(crate) fn read(&self, low: u64, high: u64, max_bytes: usize) -> Option<Vec<Entry>> {
+        let first = self.first_index().filter(|first| *first <= low)?;
+        let from = (low - first) as usize;
+        let to = (high.saturating_sub(first) as usize).min(self.entries.len());
+        if from >= to {
+            return None;
+        }
+        let mut bytes = 0;
+        let count = self
+            .entries
+            .range(from..to)
+            .take_while(|entry| {
+                let fits = bytes == 0 || bytes + entry_bytes(entry) <= max_bytes;
+                bytes += entry_bytes(entry);
+                fits
+            })
+            .count();
+        Some(self.entries.range(from..from + count).cloned().collect())
+    }
+
+    /// Drops entries from the front: all up to `free`, and then, until no more than `max_bytes` are
+    /// held, those up to `pinned` (exclusive).
+    pub(crate) fn evict(&mut self, free: u64, pinned: u64, max_bytes: usize) {
+        while let Some(front) = self.entries.front() {
+            let goes = front.index <= free || (front.index < pinned && self.bytes > max_bytes);
+            if !goes {
+                break;
+            }
+            self.bytes -= entry_bytes(front);
+            self.entries.pop_front();
+        }
+        if self.entries.is_empty() {
+            debug_assert_eq!(self.bytes, 0);
+            self.entries = VecDeque::new();
+        } else if self.entries.len() * 8 < self.entries.capacity() {
+            self.entries.shrink_to(self.entries.len() * 2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64, bytes: usize) -> Entry {
+        Entry { index, term, data: vec![0; bytes].into(), ..Entry::default() }
+    }
+
+    fn indexes(entries: Option<Vec<Entry>>) -> Vec<u64> {
+        entries.unwrap_or_default().iter().map(|entry| entry.index).collect()
+    }
+
+    #[test]
+    fn appending_replaces_the_tail() {
+        let mut cache = EntryCache::default();
+        cache.append(&[entry(6, 6, 10), entry(7, 6, 10), entry(8, 6, 10)]);
+        cache.append(&[entry(7, 7, 5)]);
+        assert_eq!(cache.read(6, 99, usize::MAX).unwrap().last().unwrap().term, 7);
+        assert_eq!(cache.bytes(), 15 + 2 * ENTRY_BYTES);
+        cache.append(&[entry(6, 8, 0)]);
+        assert_eq!(indexes(cache.read(6, 99, usize::MAX)), [6]);
+    }
+
+    #[test]
+    fn reading_is_bounded_but_gives_one_entry_at_least() {
+        let mut cache = EntryCache::default();
+        cache.append(&[entry(6, 6, 500), entry(7, 6, 500), entry(8, 6, 500)]);
+        assert_eq!(indexes(cache.read(6, 9, 1)), [6]);
+        assert_eq!(indexes(cache.read(6, 9, 2 * (500 + ENTRY_BYTES))), [6, 7]);
+        assert_eq!(indexes(cache.read(7, 8, usize::MAX)), [7]);
+        assert!(cache.read(5, 9, usize::MAX).is_none());
+        assert!(cache.read(9, 10, usize::MAX).is_none());
+    }
+
+    #[test]
+    fn eviction_stops_at_what_is_pinned() {
+        let mut cache = EntryCache::default();
+        cache.append(&(6..16).map(|index| entry(index, 6, 100)).collect::<Vec<_>>());
+        cache.evict(7, 12, usize::MAX);
+        assert_eq!(cache.first_index(), Some(8));
+        cache.evict(7, 12, 0);
+        assert_eq!(cache.first_index(), Some(12));
+        cache.evict(15, 16, 0);
+        assert_eq!((cache.len(), cache.bytes(), cache.entries.capacity()), (0, 0, 0));
+    }
+}

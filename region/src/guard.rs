@@ -1,0 +1,446 @@
+//! What a stranger sends is checked before raft-rs sees it.
+//!
+//! raft-rs 0.7 trusts its peers: it has some 90 places that panic, and a message made up by a
+//! stranger, a stale peer or a flipped bit reaches some of them. Others it would take at face value
+//! (a message of term 0 passes for a local one and resets the term). So every message is checked
+//! against the envelope, the description and the log first, and dropped with a [`Rejection`] that
+//! names the reason.
+//!
+//! # The panics of raft-rs 0.7 within reach of a step, a tick or a Ready
+//!
+//! | where (file: lines) | what it fears | why it cannot happen |
+//! |---|---|---|
+//! | raft: 320 | not a vote message | called for vote requests only |
+//! | raft: 377; 943, 1055, 1225 | wrong or missing membership | descriptions are validated and hold the own peer |
+//! | raft: 640, 648 | term of a vote missing, or set elsewhere | guard: term at least 1; restored terms at least 5 |
+//! | raft: 698, 702; progress: 236 | bad snapshot, or one under way | the storage only ever says "temporarily unavailable" |
+//! | raft: 890, 895, 1926 | unknown sender | guard: sender is one of the description's peers |
+//! | raft: 978, 2024 | empty or refused proposals | proposals come from the region alone, never empty |
+//! | raft: 1146, 1169, 1197 | impossible transitions | raft-rs itself: a leader ignores MsgHup, only candidates are elected |
+//! | raft: 1214; raw_node: 496 | elected with an unpersisted log | the region postpones campaigns while entries are not persisted |
+//! | raft: 1543, 2203; raft_log: 434, 599, 605 | storage errors | the storage returns none but the tolerated ones; truncated ≤ applied |
+//! | raft: 2269–2279 | other term than one's own | guard: term at least 1 |
+//! | raft: 2434, 2623–2647, 2850; raft_log: 549, 558, 635 | snapshots | guard: snapshots and requests for them are refused |
+//! | raft: 2497, 2507; raft_log: 101, 135, 653 | term unknown | all terms of the log are in memory |
+//! | raft: read-index (`entries[0]`) | no entry in a read-index message | guard: not supported, refused |
+//! | raft: 2786; raft_log: 314 | commit or applied index out of range | restore validates them; reports of applied are clamped |
+//! | raft_log: 260, 370 | append over committed entries | guard: contiguous from `index`, and raft-rs answers a lower `index` itself |
+//! | raft_log: 292 | commit beyond the log | guard: heartbeats; appends take the lower of the two |
+//! | raft_log: 476, 485; log_unstable: 126, 197, 201 | gap after the log | guard: `log_term` at least 1 (0 "matches" any index beyond the log), contiguous entries |
+//! | log_unstable: 97–135; raw_node: 459, 595 | Ready and advance out of step | `collect` does both, with nothing in between |
+//! | raw_node: 519, 523 | snapshot in a Ready | none is ever accepted |
+//! | inflights: 94, 108 | window overrun | raft-rs itself: looks before it adds |
+//! | arithmetic | `index + 1`, `hint + 1`, `term + 1` overflow | guard: all numbers below 2^63, terms at most 2^32 ahead |
+
+use raft::eraftpb::{EntryType, Message, MessageType};
+
+use crate::command::MAX_HEADER_BYTES;
+use crate::config::RegionConfig;
+use crate::description::{Peer, RegionDescription};
+use crate::envelope::Envelope;
+
+/// Largest term, index or hint that is taken seriously.
+const MAX_NUMBER: u64 = u64::MAX / 2;
+
+/// How far a term may be ahead. Terms go up by one an election, so this is some hundred years of
+/// them; but one flipped bit, believed, could leave the region without any term to go on to.
+const MAX_TERM_LEAP: u64 = 1 << 32;
+
+/// Least bytes of an entry on the wire; bounds the number of entries in a message.
+const MIN_ENTRY_BYTES: usize = 4;
+
+/// Why a message was dropped. Dropping is always safe: Raft expects messages to get lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// Of another cluster.
+    #[error("the message is of another cluster")]
+    WrongCluster,
+    /// For another region.
+    #[error("the message is for another region")]
+    WrongRegion,
+    /// For another peer, or this peer on another store.
+    #[error("the message is for another peer")]
+    WrongRecipient,
+    /// The sender is no peer of the region, or one on another store, or this peer itself.
+    #[error("the sender is no other peer of the region")]
+    UnknownSender,
+    /// Envelope and message disagree about sender or receiver.
+    #[error("the envelope and the message disagree")]
+    IdMismatch,
+    /// A message that a region sends only to itself.
+    #[error("a local message came from outside")]
+    LocalMessage,
+    /// A type or feature that this version does not know.
+    #[error("the message is not supported")]
+    Unsupported,
+    /// A term, index or hint out of any sensible range, or a term of a log entry above the
+    /// message's.
+    #[error("a number is out of range")]
+    OutOfRange,
+    /// Entries with gaps, falling terms, unknown types, or where none belong.
+    #[error("the entries are malformed")]
+    MalformedEntries,
+    /// More bytes than a sender of the same settings sends.
+    #[error("the message is too large")]
+    TooLarge,
+    /// A commit index beyond this peer's log, which the leader believes to be longer.
+    #[error("the commit index is beyond the log")]
+    CommitBeyondLog,
+    /// A response about entries that this leader does not have.
+    #[error("the response is beyond the log")]
+    ResponseBeyondLog,
+    /// Somebody else claims to lead the term that this peer leads.
+    #[error("another peer claims to lead this term")]
+    RivalLeader,
+    /// Too much is waiting to be persisted or applied. The leader sends it again.
+    #[error("too many entries wait to be persisted or applied")]
+    Backlog,
+    /// The region has stopped itself.
+    #[error("the region is quarantined")]
+    Quarantined,
+    /// The region is shut down.
+    #[error("the region is stopped")]
+    Stopped,
+}
+
+impl Rejection {
+    /// A word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Rejection::WrongCluster => "wrong_cluster",
+            Rejection::WrongRegion => "wrong_region",
+            Rejection::WrongRecipient => "wrong_recipient",
+            Rejection::UnknownSender => "unknown_sender",
+            Rejection::IdMismatch => "id_mismatch",
+            Rejection::LocalMessage => "local_message",
+            Rejection::Unsupported => "unsupported",
+            Rejection::OutOfRange => "out_of_range",
+            Rejection::MalformedEntries => "malformed_entries",
+            Rejection::TooLarge => "too_large",
+            Rejection::CommitBeyondLog => "commit_beyond_log",
+            Rejection::ResponseBeyondLog => "response_beyond_log",
+            Rejection::RivalLeader => "rival_leader",
+            Rejection::Backlog => "backlog",
+            Rejection::Quarantined => "quarantined",
+            Rejection::Stopped => "stopped",
+        }
+    }
+}
+
+/// What the region knows, and messages are checked against.
+pub(crate) struct View<'a> {
+    pub(crate) config: &'a RegionConfig,
+    pub(crate) description: &'a RegionDescription,
+    pub(crate) me: Peer,
+    pub(crate) term: u64,
+    pub(crate) leading: bool,
+    pub(crate) last_index: u64,
+    /// Too much waits to be persisted or applied.
+    pub(crate) backlog: bool,
+}
+
+/// Checks a message from another store.
+///
+/// Invariant: a message that passes does not make raft-rs panic, whatever the history.
+pub(crate) fn check(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejection> {
+    check_addresses(view, envelope)?;
+    let message = &envelope.message;
+    check_type(message)?;
+    check_numbers(view, message)?;
+    match message.get_msg_type() {
+        MessageType::MsgAppend => check_append(view, message),
+        MessageType::MsgHeartbeat => check_heartbeat(view, message),
+        MessageType::MsgAppendResponse => check_append_response(view, message),
+        _ => Ok(()),
+    }
+}
+
+fn check_addresses(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejection> {
+    if envelope.cluster_id != view.config.cluster_id {
+        return Err(Rejection::WrongCluster);
+    }
+    if envelope.region_id != view.description.id {
+        return Err(Rejection::WrongRegion);
+    }
+    let (from, to) = (&envelope.from, &envelope.to);
+    if (to.id, to.store) != (view.me.id, view.me.store) {
+        return Err(Rejection::WrongRecipient);
+    }
+    let known = view.description.peer(from.id).is_some_and(|peer| peer.store == from.store);
+    if !known || from.id == view.me.id {
+        return Err(Rejection::UnknownSender);
+    }
+    if (envelope.message.from, envelope.message.to) != (from.id.get(), to.id.get()) {
+        return Err(Rejection::IdMismatch);
+    }
+    Ok(())
+}
+
+fn check_type(message: &Message) -> Result<(), Rejection> {
+    use MessageType::*;
+    match message.get_msg_type() {
+        MsgAppend => {}
+        MsgAppendResponse
+        | MsgHeartbeat
+        | MsgHeartbeatResponse
+        | MsgRequestVote
+        | MsgRequestVoteResponse
+        | MsgRequestPreVote
+        | MsgRequestPreVoteResponse => {
+            if !message.entries.is_empty() {
+                return Err(Rejection::MalformedEntries);
+            }
+        }
+        MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum => {
+            return Err(Rejection::LocalMessage);
+        }
+        MsgSnapshot | MsgTransferLeader | MsgTimeoutNow | MsgReadIndex | MsgReadIndexResp => {
+            return Err(Rejection::Unsupported);
+        }
+    }
+    // A context belongs to reads and to leader transfers, neither of which exists yet.
+    let extras = message.has_snapshot()
+        || message.request_snapshot != 0
+        || !message.context.is_empty()
+        || message.priority != 0
+        || message.deprecated_priority != 0;
+    match extras {
+        true => Err(Rejection::Unsupported),
+        false => Ok(()),
+    }
+}
+
+fn check_numbers(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
+    let max_term = MAX_NUMBER.min(view.term.saturating_add(MAX_TERM_LEAP));
+    let term_in_range = (1..=max_term).contains(&message.term);
+    let terms_in_order = message.log_term <= message.term && message.commit_term <= message.term;
+    let indexes = [message.index, message.commit, message.reject_hint];
+    if !term_in_range || !terms_in_order || indexes.iter().any(|index| *index > MAX_NUMBER) {
+        return Err(Rejection::OutOfRange);
+    }
+    Ok(())
+}
+
+fn check_append(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
+    if view.leading && message.term == view.term {
+        return Err(Rejection::RivalLeader);
+    }
+    if message.log_term == 0 {
+        return Err(Rejection::OutOfRange);
+    }
+    let limit = max_append_bytes(view.config);
+    let (mut bytes, mut index, mut term) = (0usize, message.index, message.log_term);
+    for entry in message.entries.iter() {
+        index += 1;
+        let sound = entry.index == index
+            && (term..=message.term).contains(&entry.term)
+            && entry.get_entry_type() == EntryType::EntryNormal
+            && entry.context.len() <= MAX_HEADER_BYTES;
+        if !sound || entry.index > MAX_NUMBER {
+            return Err(Rejection::MalformedEntries);
+        }
+        term = entry.term;
+        bytes += entry.data.len() + entry.context.len() + MIN_ENTRY_BYTES;
+        if entry.data.len() > view.config.max_proposal_bytes || bytes > limit {
+            return Err(Rejection::TooLarge);
+        }
+    }
+    if view.backlog && !message.entries.is_empty() && message.term >= view.term {
+        return Err(Rejection::Backlog);
+    }
+    Ok(())
+}
+
+/// A sender fills a message up to `max_size_per_msg_bytes`, or with one entry if it is larger.
+fn max_append_bytes(config: &RegionConfig) -> usize {
+    let entry = config.max_proposal_bytes + MAX_HEADER_BYTES + MIN_ENTRY_BYTES;
+    config.max_size_per_msg_bytes.max(entry)
+}
+
+fn check_heartbeat(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
+    if view.leading && message.term == view.term {
+        return Err(Rejection::RivalLeader);
+    }
+    // Of an older term it is only answered, not believed.
+    if message.term >= view.term && message.commit > view.last_index {
+        return Err(Rejection::CommitBeyondLog);
+    }
+    Ok(())
+}
+
+fn check_append_response(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
+    // Of another term it says something about another leader's log.
+    if !view.leading || message.term != view.term {
+        return Ok(());
+    }
+    let hint = if message.reject { message.reject_hint } else { 0 };
+    if message.index.max(hint) > view.last_index {
+        return Err(Rejection::ResponseBeyondLog);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::description::tests::description;
+    use crate::ids::{PeerId, RegionId, StoreId};
+    use raft::eraftpb::Entry;
+
+    fn append() -> Envelope {
+        let described = description(4, 3);
+        let entry = |index, term| Entry { index, term, ..Entry::default() };
+        Envelope {
+            cluster_id: 1,
+            region_id: RegionId::new(4),
+            from: described.peers[1],
+            to: described.peers[0],
+            epoch: described.epoch,
+            message: Message {
+                msg_type: MessageType::MsgAppend,
+                from: 2,
+                to: 1,
+                term: 7,
+                index: 5,
+                log_term: 5,
+                commit: 5,
+                entries: vec![entry(6, 6), entry(7, 7)].into(),
+                ..Message::default()
+            },
+        }
+    }
+
+    fn of_type(msg_type: MessageType) -> Envelope {
+        let mut envelope = append();
+        envelope.message.entries.clear();
+        envelope.message.msg_type = msg_type;
+        envelope
+    }
+
+    fn check_as(leading: bool, backlog: bool, envelope: &Envelope) -> Result<(), Rejection> {
+        let described = description(4, 3);
+        let config = RegionConfig {
+            max_size_per_msg_bytes: 1000,
+            max_proposal_bytes: 2000,
+            ..RegionConfig::new(1)
+        };
+        let view = View {
+            config: &config,
+            description: &described,
+            me: described.peers[0],
+            term: 7,
+            leading,
+            last_index: 9,
+            backlog,
+        };
+        check(&view, envelope)
+    }
+
+    fn refused(expected: Rejection, mut envelope: Envelope, spoil: impl FnOnce(&mut Envelope)) {
+        spoil(&mut envelope);
+        assert_eq!(check_as(false, false, &envelope), Err(expected), "{envelope:?}");
+    }
+
+    #[test]
+    fn sound_messages_pass() {
+        use MessageType::*;
+        assert_eq!(check_as(false, false, &append()), Ok(()));
+        for msg_type in [MsgHeartbeat, MsgHeartbeatResponse, MsgAppendResponse, MsgRequestVote] {
+            assert_eq!(check_as(false, false, &of_type(msg_type)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn wrong_addresses_are_refused() {
+        refused(Rejection::WrongCluster, append(), |e| e.cluster_id = 2);
+        refused(Rejection::WrongRegion, append(), |e| e.region_id = RegionId::new(5));
+        refused(Rejection::WrongRecipient, append(), |e| e.to.id = PeerId::new(3));
+        refused(Rejection::WrongRecipient, append(), |e| e.to.store = StoreId::new(3));
+        refused(Rejection::UnknownSender, append(), |e| e.from.id = PeerId::new(4));
+        refused(Rejection::UnknownSender, append(), |e| e.from.store = StoreId::new(3));
+        refused(Rejection::UnknownSender, append(), |e| e.from = e.to);
+        refused(Rejection::IdMismatch, append(), |e| e.message.from = 3);
+        refused(Rejection::IdMismatch, append(), |e| e.message.to = 3);
+    }
+
+    #[test]
+    fn local_and_unsupported_messages_are_refused() {
+        use MessageType::*;
+        for msg_type in [MsgHup, MsgBeat, MsgPropose, MsgUnreachable, MsgSnapStatus, MsgCheckQuorum]
+        {
+            refused(Rejection::LocalMessage, of_type(msg_type), |_| ());
+        }
+        for msg_type in [MsgSnapshot, MsgTransferLeader, MsgTimeoutNow, MsgReadIndex] {
+            refused(Rejection::Unsupported, of_type(msg_type), |_| ());
+        }
+        refused(Rejection::Unsupported, of_type(MsgRequestVote), |e| {
+            e.message.context = "CampaignTransfer".into();
+        });
+        refused(Rejection::Unsupported, of_type(MsgAppendResponse), |e| {
+            e.message.request_snapshot = 1;
+        });
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        refused(Rejection::OutOfRange, append(), |e| e.message.term = 0);
+        // Of term 0 it would count as a local message, of the present term, and be believed.
+        refused(Rejection::OutOfRange, of_type(MessageType::MsgHeartbeat), |e| {
+            (e.message.term, e.message.log_term, e.message.commit) = (0, 0, 99);
+        });
+        refused(Rejection::OutOfRange, append(), |e| e.message.term = u64::MAX);
+        refused(Rejection::OutOfRange, append(), |e| e.message.term |= 1 << 40);
+        refused(Rejection::OutOfRange, append(), |e| e.message.index = u64::MAX);
+        refused(Rejection::OutOfRange, append(), |e| e.message.log_term = 8);
+        refused(Rejection::OutOfRange, append(), |e| e.message.log_term = 0);
+    }
+
+    #[test]
+    fn malformed_entries_are_refused() {
+        let malformed = Rejection::MalformedEntries;
+        refused(malformed, append(), |e| e.message.entries[1].index = 8);
+        refused(malformed, append(), |e| e.message.entries[0].index = 5);
+        refused(malformed, append(), |e| e.message.entries[1].term = 5);
+        refused(malformed, append(), |e| e.message.entries[1].term = 8);
+        refused(malformed, append(), |e| {
+            e.message.entries[1].entry_type = EntryType::EntryConfChange;
+        });
+        refused(malformed, append(), |e| e.message.msg_type = MessageType::MsgHeartbeat);
+        refused(Rejection::TooLarge, append(), |e| {
+            e.message.entries[1].data = vec![0; 2001].into();
+        });
+        refused(Rejection::TooLarge, append(), |e| {
+            e.message.entries[0].data = vec![0; 1100].into();
+            e.message.entries[1].data = vec![0; 1100].into();
+        });
+    }
+
+    #[test]
+    fn a_heartbeat_must_not_commit_beyond_the_log() {
+        let heartbeat = of_type(MessageType::MsgHeartbeat);
+        refused(Rejection::CommitBeyondLog, heartbeat.clone(), |e| e.message.commit = 10);
+        let mut old = heartbeat;
+        (old.message.commit, old.message.term) = (10, 6);
+        assert_eq!(check_as(false, false, &old), Ok(()), "it will be answered, not believed");
+    }
+
+    #[test]
+    fn a_response_must_not_be_beyond_the_leaders_log() {
+        let mut response = of_type(MessageType::MsgAppendResponse);
+        response.message.index = 10;
+        assert_eq!(check_as(true, false, &response), Err(Rejection::ResponseBeyondLog));
+        assert_eq!(check_as(false, false, &response), Ok(()));
+    }
+
+    #[test]
+    fn a_backlog_drops_appends_but_not_heartbeats() {
+        assert_eq!(check_as(false, true, &append()), Err(Rejection::Backlog));
+        assert_eq!(check_as(false, true, &of_type(MessageType::MsgHeartbeat)), Ok(()));
+    }
+
+    #[test]
+    fn a_rival_leader_of_the_same_term_is_refused() {
+        assert_eq!(check_as(true, false, &append()), Err(Rejection::RivalLeader));
+    }
+}

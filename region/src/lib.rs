@@ -1,0 +1,96 @@
+//! One region's Raft, without any I/O.
+//!
+//! A [`Region`] is a peer of one Raft group on top of raft-rs's `RawNode`. Messages, proposals and
+//! ticks go in; [`Effects`] come out: messages to send, a [`LogWrite`] to persist, an
+//! [`ApplyBatch`] to apply, answers to give. The region knows no threads, files, sockets, clocks or
+//! random sources: the same inputs give the same effects.
+//!
+//! # The caller's duties
+//!
+//! 1. Feed [`step`](Region::step), [`propose`](Region::propose) and [`tick`](Region::tick), as much
+//!    as there is.
+//! 2. While [`has_ready`](Region::has_ready): call [`collect`](Region::collect), and then, in this
+//!    order:
+//!    1. send `effects.messages`; they promise nothing;
+//!    2. hand `effects.write` to the writer. All writes of a region are carried out in order. Only
+//!       after one is written, and synced if it [`needs_sync`](LogWrite::needs_sync), make a
+//!       [`Persisted`] of it, release its held messages, and call [`persisted`](Region::persisted);
+//!    3. hand `effects.apply` to the state machine, in order, and call
+//!       [`applied`](Region::applied) afterwards;
+//!    4. if there is a `compact_request`: lower it to what the state machine has flushed, call
+//!       [`compact_to`](Region::compact_to), and write the new [`TruncatedState`];
+//!    5. run `effects.answers`.
+//! 3. If there is `effects.fatal`: drop the region and tell the operator. The others go on.
+//!
+//! # Where to read what
+//!
+//! | file | decides |
+//! |---|---|
+//! | `region` | the order of things; everything else is a part of it |
+//! | `guard` | what a stranger may send |
+//! | `admission` | which proposals may enter |
+//! | `proposals` | who is answered what, once |
+//! | `persistence` | what must wait for which write |
+//! | `storage`, `entry_cache`, `term_runs` | where entries and terms are read |
+//! | `emission` | what committed entries mean |
+//! | `applying` | what may be handed out to be applied |
+//! | `compaction` | when the log's head may go |
+//! | `restore` | what must hold of the state on disk |
+//! | `description`, `command`, `envelope` | what is written to disk and to the wire |
+//!
+//! # Caveats
+//!
+//! Snapshots, membership changes, leadership transfer, reads and splits are yet to come. Until
+//! there are snapshots, a peer that is down keeps the logs of its regions from being cut.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+// Envelopes are some 400 bytes and pass through several queues: they move as pointers.
+#![allow(clippy::vec_box)]
+
+mod admission;
+mod answer;
+mod applying;
+mod command;
+mod compaction;
+mod config;
+mod description;
+mod effects;
+mod emission;
+mod entry_cache;
+mod envelope;
+mod error;
+mod guard;
+mod ids;
+mod life;
+mod log_reader;
+mod logger;
+mod outgoing;
+mod persistence;
+mod proposals;
+mod proto;
+mod region;
+mod restore;
+mod storage;
+mod term_runs;
+mod timeout;
+
+pub use answer::{Answer, Callback, Response};
+pub use command::{Command, CommandError, CommandKind};
+pub use config::{ConfigError, RegionConfig};
+pub use description::{
+    AppliedState, DecodeError, Peer, PeerRole, RegionDescription, RegionEpoch, RegionRecord,
+    StoreIdent, TruncatedState, INITIAL_INDEX, INITIAL_TERM, MAX_PEERS,
+};
+pub use effects::{
+    ApplyBatch, ApplyCommand, Effects, HeldMessages, LogWrite, Persisted, RegionFailure,
+    RegionStatus, Role, RoleChange,
+};
+pub use envelope::Envelope;
+pub use error::ProposeError;
+pub use guard::Rejection;
+pub use ids::{Index, PeerId, RegionId, StoreId, Term};
+pub use log_reader::{LogReadError, LogReader};
+pub use proposals::Proposal;
+pub use region::{Campaign, Region};
+pub use restore::RestoredState;

@@ -1,0 +1,229 @@
+//! Which writes are under way, and which messages may leave before they are done.
+//!
+//! raft-rs speaks of a `Ready`'s messages as either free (a leader's) or to be sent after the Ready
+//! is persisted. Two cases are finer than that, and decided here.
+//!
+//! **Nothing to write, but an earlier write under way.** A Ready without entries or a new vote may
+//! carry a response that rests on an entry of the Ready before it. It waits: an empty [`LogWrite`]
+//! takes its place in the line and returns in order.
+//!
+//! **A leader whose term is not durable.** A peer that is alone in the quorum elects itself in one
+//! step, and raft-rs sends its first appends (to learners) at once. If the process dies before the
+//! new term is durable, the next incarnation may take the same term and write other entries under
+//! it: two leaders in one term. So a leader's messages wait as well until its term is durable. With
+//! more voters this has happened before it became leader, since its vote requests had to wait.
+//!
+//! A hard state whose commit index alone moved is not written: it promises nothing to anybody, and
+//! the log and its leader know it anyway. It goes along with the next write that has to be made.
+
+use raft::eraftpb::{Entry, HardState};
+
+use crate::effects::{HeldMessages, LogWrite};
+use crate::envelope::Envelope;
+use crate::ids::RegionId;
+
+/// Writes of one region.
+///
+/// Invariant: `persisted <= issued <= seen`, and none of them goes back. Writes are under way
+/// exactly if `persisted < issued`.
+pub(crate) struct Writes {
+    /// Number of the last Ready.
+    seen: u64,
+    /// Number of the last write handed out.
+    issued: u64,
+    /// Number up to which writes are durable.
+    persisted: u64,
+    /// Number of the last write with a new term or vote.
+    term_write: u64,
+    /// As last handed out to be written.
+    hard_state: HardState,
+    /// Ticks since a write was last reported durable, while one is under way.
+    stalled_ticks: usize,
+}
+
+/// What a Ready holds, apart from its committed entries.
+pub(crate) struct ReadyParts {
+    pub(crate) number: u64,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) hard_state: HardState,
+    pub(crate) leading: bool,
+    pub(crate) messages: Vec<Box<Envelope>>,
+}
+
+/// What is to be done about a Ready.
+pub(crate) struct Plan {
+    /// Leave now.
+    pub(crate) free: Vec<Box<Envelope>>,
+    pub(crate) write: Option<LogWrite>,
+    /// The Ready counts as persisted at once.
+    pub(crate) persisted_now: bool,
+}
+
+impl Writes {
+    pub(crate) fn new(hard_state: HardState) -> Self {
+        Self { seen: 0, issued: 0, persisted: 0, term_write: 0, hard_state, stalled_ticks: 0 }
+    }
+
+    /// Whether a write is under way.
+    pub(crate) fn outstanding(&self) -> bool {
+        self.persisted < self.issued
+    }
+
+    /// Counts a tick. Returns for how many ticks now no write has become durable.
+    pub(crate) fn tick(&mut self) -> usize {
+        self.stalled_ticks = if self.outstanding() { self.stalled_ticks + 1 } else { 0 };
+        self.stalled_ticks
+    }
+
+    /// Decides about a Ready.
+    pub(crate) fn plan(&mut self, region_id: RegionId, parts: ReadyParts) -> Plan {
+        let ReadyParts { number, entries, hard_state, leading, messages } = parts;
+        debug_assert!(number > self.seen);
+        self.seen = number;
+        let promises =
+            (hard_state.term, hard_state.vote) != (self.hard_state.term, self.hard_state.vote);
+        let must_sync = promises || !entries.is_empty();
+        if promises {
+            self.term_write = number;
+        }
+        let free =
+            leading && self.term_write <= self.persisted || !must_sync && !self.outstanding();
+        let (free, held) = if free { (messages, Vec::new()) } else { (Vec::new(), messages) };
+        if !must_sync && held.is_empty() {
+            let persisted_now = !self.outstanding();
+            if persisted_now {
+                self.issued = number;
+                self.persisted = number;
+            }
+            return Plan { free, write: None, persisted_now };
+        }
+        let moved = must_sync && hard_state != self.hard_state;
+        if moved {
+            self.hard_state = hard_state;
+        }
+        self.issued = number;
+        let write = LogWrite {
+            region_id,
+            number,
+            entries,
+            hard_state: moved.then(|| self.hard_state.clone()),
+            held: HeldMessages { region_id, number, messages: held },
+            must_sync,
+        };
+        Plan { free, write: Some(write), persisted_now: false }
+    }
+
+    /// Write `number` is durable. Returns the number up to which raft-rs may be told so: Readys
+    /// without a write that followed the last one count as well.
+    pub(crate) fn persisted(&mut self, number: u64) -> Option<u64> {
+        if number <= self.persisted || number > self.issued {
+            return None;
+        }
+        self.stalled_ticks = 0;
+        if number == self.issued {
+            self.issued = self.seen;
+            self.persisted = self.seen;
+        } else {
+            self.persisted = number;
+        }
+        Some(self.persisted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::description::{Peer, RegionEpoch};
+    use crate::effects::Persisted;
+    use crate::ids::{PeerId, StoreId};
+
+    const REGION: RegionId = RegionId::new(1);
+
+    fn hard_state(term: u64, commit: u64) -> HardState {
+        HardState { term, commit, ..HardState::default() }
+    }
+
+    fn ready(number: u64, entries: usize, hard_state: HardState, leading: bool) -> ReadyParts {
+        let peer = Peer::voter(PeerId::new(1), StoreId::new(1));
+        let envelope = Envelope {
+            cluster_id: 1,
+            region_id: REGION,
+            from: peer,
+            to: peer,
+            epoch: RegionEpoch::default(),
+            message: Default::default(),
+        };
+        ReadyParts {
+            number,
+            entries: vec![Entry::default(); entries],
+            hard_state,
+            leading,
+            messages: vec![Box::new(envelope)],
+        }
+    }
+
+    #[test]
+    fn a_response_without_a_write_leaves_at_once() {
+        let mut writes = Writes::new(hard_state(6, 5));
+        let plan = writes.plan(REGION, ready(1, 0, hard_state(6, 9), false));
+        assert!(plan.write.is_none() && plan.persisted_now && plan.free.len() == 1);
+    }
+
+    #[test]
+    fn a_response_without_a_write_waits_behind_an_earlier_one() {
+        let mut writes = Writes::new(hard_state(6, 5));
+        let first = writes.plan(REGION, ready(1, 1, hard_state(6, 5), false)).write.unwrap();
+        let plan = writes.plan(REGION, ready(2, 0, hard_state(6, 5), false));
+        assert!(plan.free.is_empty() && !plan.persisted_now);
+        let mut second = plan.write.unwrap();
+        assert!(second.is_empty() && !second.needs_sync());
+        let proof = Persisted::after_sync(&first);
+        assert_eq!(writes.persisted(proof.number()), Some(1));
+        assert!(writes.outstanding());
+        let proof = Persisted::after_sync(&second);
+        assert_eq!(second.take_held().release(&proof).len(), 1);
+        assert_eq!(writes.persisted(2), Some(2));
+        assert!(!writes.outstanding());
+    }
+
+    #[test]
+    #[should_panic(expected = "does not prove")]
+    fn an_earlier_proof_does_not_release_a_later_promise() {
+        let mut writes = Writes::new(hard_state(6, 5));
+        let first = writes.plan(REGION, ready(1, 1, hard_state(6, 5), false)).write.unwrap();
+        let mut second = writes.plan(REGION, ready(2, 1, hard_state(6, 5), false)).write.unwrap();
+        second.take_held().release(&Persisted::after_sync(&first));
+    }
+
+    #[test]
+    fn a_leaders_messages_leave_before_its_write_but_not_before_its_term_is_durable() {
+        let mut writes = Writes::new(hard_state(6, 5));
+        let elected = writes.plan(REGION, ready(1, 1, hard_state(7, 5), true));
+        assert!(elected.free.is_empty() && elected.write.is_some());
+        let early = writes.plan(REGION, ready(2, 0, hard_state(7, 5), true));
+        assert!(early.free.is_empty() && early.write.is_some());
+        writes.persisted(1);
+        let later = writes.plan(REGION, ready(3, 1, hard_state(7, 5), true));
+        assert_eq!(later.free.len(), 1);
+        assert!(later.write.unwrap().needs_sync());
+    }
+
+    #[test]
+    fn a_moved_commit_index_goes_along_with_the_next_write() {
+        let mut writes = Writes::new(hard_state(6, 5));
+        assert!(writes.plan(REGION, ready(1, 0, hard_state(6, 9), false)).write.is_none());
+        let write = writes.plan(REGION, ready(2, 1, hard_state(6, 9), false)).write.unwrap();
+        assert_eq!(write.hard_state.unwrap().commit, 9);
+        let write = writes.plan(REGION, ready(3, 1, hard_state(6, 9), false)).write.unwrap();
+        assert!(write.hard_state.is_none());
+    }
+
+    #[test]
+    fn persisting_the_last_write_covers_the_readys_after_it() {
+        let mut writes = Writes::new(hard_state(6, 5));
+        writes.plan(REGION, ready(1, 1, hard_state(6, 5), true));
+        assert!(writes.plan(REGION, ready(2, 0, hard_state(6, 6), true)).write.is_none());
+        assert_eq!(writes.persisted(1), Some(2));
+        assert_eq!(writes.persisted(1), None);
+    }
+}

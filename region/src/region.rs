@@ -1,0 +1,630 @@
+//! A region: the order in which its parts work.
+//!
+//! Every input follows the same pattern: check, hand to raft-rs, then [`Region::settle`], which
+//! puts the election timeout back to its deterministic value and looks whether a read has failed.
+//! Everything that comes out does so through [`Region::collect`], but for answers.
+//!
+//! Invariant: `applied ≤ emitted ≤ committed`, `emitted ≤ persisted ≤ last index`, and none of
+//! `applied`, `emitted` and `committed` goes back. (`persisted` does where a new leader replaces
+//! the tail of the log, but never below `committed`.)
+//!
+//! # Campaigns are postponed
+//!
+//! raft-rs 0.7 reads everything between applied and committed before it campaigns, to find changes
+//! of the membership: a peer with a million unapplied entries would load them all. And it takes for
+//! granted that a candidate has persisted its whole log. So while entries are not persisted, not
+//! yet handed out to be applied, or handed out by more than a page, a tick that would start a
+//! campaign is left out, and the next one tries again.
+
+use std::sync::Arc;
+
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
+use raft::{RawNode, StateRole};
+
+use crate::admission::Admission;
+use crate::applying::Applying;
+use crate::command::{compact_log_entry, CommandError, HeaderCache};
+use crate::compaction::{Compaction, LogState};
+use crate::config::RegionConfig;
+use crate::description::{Peer, RegionDescription, TruncatedState};
+use crate::effects::{Effects, Persisted, RegionFailure, RegionStatus, Role, RoleChange};
+use crate::emission;
+use crate::envelope::Envelope;
+use crate::error::ProposeError;
+use crate::guard::{self, Rejection, View};
+use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
+use crate::life::Life;
+use crate::log_reader::LogReader;
+use crate::logger::raft_logger;
+use crate::outgoing::Sender;
+use crate::persistence::{ReadyParts, Writes};
+use crate::proposals::{Proposal, ProposalQueue};
+use crate::restore::{self, RestoredState};
+use crate::storage::{Eviction, RegionStorage};
+use crate::timeout;
+
+/// What came of the wish to campaign.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Campaign {
+    /// The campaign is under way, or won at once.
+    Started,
+    /// The peer leads already.
+    Leading,
+    /// Entries must be persisted or applied first. Try again.
+    Postponed,
+    /// A learner cannot lead.
+    NotVoter,
+    /// The region is stopped or quarantined.
+    Ended,
+}
+
+/// One peer of a region. See the crate's documentation for how to drive it.
+pub struct Region {
+    peer: Peer,
+    description: Arc<RegionDescription>,
+    config: Arc<RegionConfig>,
+    raw: RawNode<RegionStorage>,
+    headers: HeaderCache,
+    proposals: ProposalQueue,
+    writes: Writes,
+    applying: Applying,
+    compaction: Compaction,
+    /// As of the last `collect`.
+    reported: RoleChange,
+    /// As of the last `collect`.
+    collected: HardState,
+    life: Life,
+}
+
+impl Region {
+    /// Brings a region back from what is on disk; also a new one, whose record is just written.
+    ///
+    /// # Errors
+    /// If what is on disk is unsound, contradicts itself, or cannot be read. The failure names it.
+    pub fn restore(
+        state: RestoredState,
+        store: StoreId,
+        config: Arc<RegionConfig>,
+        reader: Arc<dyn LogReader>,
+    ) -> Result<Region, RegionFailure> {
+        let sound = restore::check(state, store, reader.as_ref())?;
+        let region_id = sound.description.id;
+        let raft_config = config.for_raft(sound.me.id, sound.applied);
+        let storage = RegionStorage::new(
+            &sound.description,
+            sound.current.clone(),
+            sound.terms,
+            reader,
+            config.max_committed_bytes_per_ready,
+        );
+        let mut raw = RawNode::new(&raft_config, storage, raft_logger())
+            .map_err(|error| RegionFailure::Raft { region_id, cause: error.to_string() })?;
+        raw.mut_store().drop_initial_state();
+        let term = Term::new(sound.current.term);
+        let mut region = Region {
+            peer: sound.me,
+            description: sound.description,
+            headers: HeaderCache::default(),
+            proposals: ProposalQueue::new(region_id, config.max_pending_proposals),
+            writes: Writes::new(sound.written),
+            applying: Applying::new(sound.applied, config.max_unapplied_bytes),
+            compaction: Compaction::default(),
+            reported: RoleChange { role: Role::Follower, term, leader: None },
+            collected: sound.current,
+            life: Life::Live,
+            config,
+            raw,
+        };
+        region.settle();
+        Ok(region)
+    }
+
+    /// Takes a message from another store.
+    ///
+    /// # Errors
+    /// Says why the message was dropped. Dropping it is safe.
+    pub fn step(&mut self, envelope: Box<Envelope>) -> Result<(), Rejection> {
+        self.life.check()?;
+        guard::check(&self.view(), &envelope)?;
+        // The only error is "no such peer", which the guard has excluded.
+        let stepped = self.raw.step(envelope.message);
+        debug_assert!(stepped.is_ok(), "{stepped:?}");
+        self.settle();
+        if self.is_leader() {
+            self.trim();
+        }
+        Ok(())
+    }
+
+    /// Takes proposals and empties the vector. Those that are refused are answered in `effects`;
+    /// all others become one append.
+    pub fn propose(&mut self, proposals: &mut Vec<Proposal>, effects: &mut Effects) {
+        if proposals.is_empty() {
+            return;
+        }
+        let mut admitted = Vec::with_capacity(proposals.len());
+        let mut admission = self.admission();
+        for mut proposal in proposals.drain(..) {
+            proposal.callback.bind(admission.description.id);
+            match admission.admit(&proposal) {
+                Ok(()) => admitted.push(proposal),
+                Err(error) => effects.answers.push((proposal.callback, Err(error))),
+            }
+        }
+        if admitted.is_empty() {
+            return;
+        }
+        let epoch = self.description.epoch;
+        let mut entries = Vec::with_capacity(admitted.len());
+        for proposal in &mut admitted {
+            let payload = std::mem::take(&mut proposal.payload);
+            entries.push(self.headers.user_entry(epoch, payload));
+        }
+        let term = self.term();
+        match self.append(entries) {
+            Some(first) => {
+                for (index, proposal) in (first.get()..).zip(admitted) {
+                    let (callback, stamp) = (proposal.callback, proposal.stamp);
+                    self.proposals.push(Index::new(index), term, callback, stamp);
+                }
+            }
+            None => {
+                let busy = ProposeError::Busy { region_id: self.id(), reason: "raft dropped it" };
+                let refused = admitted.into_iter().map(|proposal| proposal.callback);
+                effects.answers.extend(refused.map(|callback| (callback, Err(busy.clone()))));
+            }
+        }
+        self.settle();
+    }
+
+    /// Lets one tick pass.
+    pub fn tick(&mut self, effects: &mut Effects) {
+        if !self.life.is_live() {
+            return;
+        }
+        if self.writes.tick() >= self.config.write_stall_ticks && self.is_leader() {
+            // Others can persist; this peer campaigns again when its disk has caught up.
+            tracing::warn!(region_id = self.id().get(), "the disk hangs, giving up leadership");
+            self.raw.raft.become_follower(self.raw.raft.term, raft::INVALID_ID);
+            self.settle();
+        }
+        let leading = self.is_leader();
+        self.proposals.tick(leading, self.config.unknown_after_ticks, &mut effects.answers);
+        let raft = &self.raw.raft;
+        let may_campaign = !leading
+            && raft.promotable()
+            && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
+        if may_campaign && self.campaign_must_wait() {
+            return;
+        }
+        if leading {
+            self.tick_leader();
+        }
+        self.raw.tick();
+        self.settle();
+    }
+
+    /// Campaigns now, for a region that is created with a leader in mind, or a woken one.
+    pub fn campaign(&mut self) -> Campaign {
+        if !self.life.is_live() {
+            return Campaign::Ended;
+        }
+        if self.is_leader() {
+            return Campaign::Leading;
+        }
+        if !self.raw.raft.promotable() {
+            return Campaign::NotVoter;
+        }
+        if self.campaign_must_wait() {
+            return Campaign::Postponed;
+        }
+        let campaigned = self.raw.campaign();
+        debug_assert!(campaigned.is_ok(), "{campaigned:?}");
+        self.settle();
+        Campaign::Started
+    }
+
+    /// A write is durable. Late, repeated and earlier reports do no harm.
+    ///
+    /// Caveat: numbers begin anew when a region is dropped and restored. Drop one only when no
+    /// write is [outstanding](Self::has_outstanding_write), or see to it that late reports of the
+    /// old one never reach the new one.
+    pub fn persisted(&mut self, persisted: Persisted) {
+        debug_assert_eq!(persisted.region_id(), self.id());
+        if !self.life.is_live() || persisted.region_id() != self.id() {
+            return;
+        }
+        if let Some(number) = self.writes.persisted(persisted.number()) {
+            self.raw.on_persist_ready(number);
+            self.settle();
+            self.trim();
+        }
+    }
+
+    /// Everything up to `index` is applied. Late and repeated reports do no harm.
+    pub fn applied(&mut self, index: Index) {
+        if self.life.is_live() && self.applying.report(index) {
+            self.raw.advance_apply_to(index.get());
+            self.settle();
+        }
+    }
+
+    /// Cuts the log's head up to `index`, or to what is applied if that is less. Returns what must
+    /// be written about it, or `None` if there is nothing to cut.
+    pub fn compact_to(&mut self, index: Index) -> Option<TruncatedState> {
+        let index = index.min(self.applying.applied());
+        if !self.life.is_live() || index <= self.truncated().index {
+            return None;
+        }
+        Some(self.raw.mut_store().truncate_to(index))
+    }
+
+    /// Whether [`collect`](Self::collect) has something to give.
+    pub fn has_ready(&self) -> bool {
+        match self.life {
+            Life::Failing(_) => return true,
+            Life::Stopped | Life::Failed => return false,
+            Life::Live => {}
+        }
+        if !self.applying.is_full() {
+            return self.raw.has_ready();
+        }
+        // Committed entries alone are no reason now.
+        let raft = &self.raw.raft;
+        !raft.msgs.is_empty()
+            || !raft.raft_log.unstable_entries().is_empty()
+            || raft.hard_state() != self.collected
+            || self.role_now() != self.reported
+    }
+
+    /// Gives out what has gathered: one Ready at most.
+    ///
+    /// Invariant: nothing is stepped between raft-rs's `ready` and `advance_append_async`.
+    pub fn collect(&mut self, effects: &mut Effects) {
+        debug_assert!(effects.write.is_none() && effects.apply.is_none(), "take them out first");
+        if self.report_failure(effects) || !self.has_ready() {
+            return;
+        }
+        self.raw.store().set_withhold(self.applying.is_full());
+        let mut ready = self.raw.ready();
+        self.raw.store().set_withhold(false);
+        let (number, entries) = (ready.number(), ready.take_entries());
+        let committed = ready.take_committed_entries();
+        let leading = self.is_leader();
+        let messages = match leading {
+            true => ready.take_messages(),
+            false => ready.take_persisted_messages(),
+        };
+        self.raw.mut_store().append(&entries);
+        self.raw.advance_append_async(ready);
+        self.settle();
+        self.collected = self.raw.raft.hard_state();
+        if let Err(error) = self.emit(committed, effects) {
+            self.fail(error.into());
+        }
+        if self.report_failure(effects) {
+            return;
+        }
+        let parts = ReadyParts {
+            number,
+            entries,
+            hard_state: self.collected.clone(),
+            leading,
+            messages: self.sender().address(messages),
+        };
+        let plan = self.writes.plan(self.id(), parts);
+        effects.messages.extend(plan.free);
+        effects.write = plan.write;
+        if plan.persisted_now {
+            self.raw.on_persist_ready(number);
+            self.settle();
+        }
+        self.report_role(effects);
+        self.trim();
+        self.assert_order();
+    }
+
+    /// Ends the region: answers every waiting proposal. Nothing comes out of it any more.
+    pub fn shutdown(&mut self, effects: &mut Effects) {
+        self.life.end(Life::Stopped);
+        self.proposals.answer_unknown("the region was shut down", &mut effects.answers);
+    }
+
+    /// Gives back all memory that is needed only while there is work.
+    pub fn shrink(&mut self) {
+        self.raw.raft.maybe_free_inflight_buffers();
+        self.raw.raft.msgs.shrink_to_fit();
+        self.headers.shrink();
+        self.proposals.shrink();
+        self.trim();
+    }
+
+    /// The region's id.
+    pub fn id(&self) -> RegionId {
+        self.description.id
+    }
+
+    /// The description as of the last applied entry.
+    pub fn description(&self) -> &Arc<RegionDescription> {
+        &self.description
+    }
+
+    /// This store's peer.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// What the peer is.
+    pub fn role(&self) -> Role {
+        match self.raw.raft.state {
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate => Role::PreCandidate,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+        }
+    }
+
+    /// Whether the peer leads.
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// The peer's term.
+    pub fn term(&self) -> Term {
+        Term::new(self.raw.raft.term)
+    }
+
+    /// Who leads, as far as the peer knows.
+    pub fn leader(&self) -> Option<Peer> {
+        self.description.peer(PeerId::new(self.raw.raft.leader_id)).copied()
+    }
+
+    /// Last entry of the log.
+    pub fn last_index(&self) -> Index {
+        Index::new(self.raw.raft.raft_log.last_index())
+    }
+
+    /// Last entry known to be committed.
+    pub fn committed(&self) -> Index {
+        Index::new(self.raw.raft.raft_log.committed)
+    }
+
+    /// Last entry that the caller reported as applied.
+    pub fn applied_index(&self) -> Index {
+        self.applying.applied()
+    }
+
+    /// Last entry known to be persisted here.
+    pub fn persisted_index(&self) -> Index {
+        Index::new(self.raw.raft.raft_log.persisted)
+    }
+
+    /// Where the log begins.
+    pub fn truncated(&self) -> TruncatedState {
+        self.raw.store().truncated()
+    }
+
+    /// Proposals that wait for their entry to commit.
+    pub fn pending_proposals(&self) -> usize {
+        self.proposals.len()
+    }
+
+    /// Bytes handed out to be applied and not reported as applied.
+    pub fn unapplied_bytes(&self) -> usize {
+        self.applying.bytes()
+    }
+
+    /// Whether a write that was handed out is not reported as persisted.
+    pub fn has_outstanding_write(&self) -> bool {
+        self.writes.outstanding()
+    }
+
+    /// All figures.
+    pub fn status(&self) -> RegionStatus {
+        let mut matched = Vec::new();
+        if self.is_leader() {
+            let peers = self.raw.raft.prs().iter();
+            matched.extend(peers.map(|(id, pr)| (PeerId::new(*id), Index::new(pr.matched))));
+            matched.sort_unstable();
+        }
+        let store = self.raw.store();
+        RegionStatus {
+            description: self.description.clone(),
+            peer_id: self.peer.id,
+            role: self.role(),
+            term: self.term(),
+            leader: self.leader().map(|peer| peer.id),
+            truncated: self.truncated().index,
+            applied: self.applying.applied(),
+            emitted: self.applying.emitted(),
+            committed: self.committed(),
+            persisted: self.persisted_index(),
+            last: self.last_index(),
+            pending_proposals: self.proposals.len(),
+            unapplied_bytes: self.applying.bytes(),
+            cached_bytes: store.cached_bytes(),
+            cached_entries: store.cached_entries(),
+            matched,
+        }
+    }
+}
+
+/// The parts at work.
+impl Region {
+    /// To be called after everything that may step raft-rs.
+    fn settle(&mut self) {
+        let (region_id, term) = (self.id(), self.term());
+        let (seed, ticks) = (self.config.seed, self.config.election_ticks);
+        let timeout = timeout::draw(seed, region_id, self.peer.id, term, ticks);
+        self.raw.raft.set_randomized_election_timeout(timeout);
+        if let Some(error) = self.raw.store().take_failure() {
+            self.fail(error.into());
+        }
+    }
+
+    fn fail(&mut self, failure: RegionFailure) {
+        if self.life.is_live() {
+            tracing::error!(region_id = self.id().get(), %failure, "region stopped itself");
+        }
+        self.life.end(Life::Failing(Box::new(failure)));
+    }
+
+    /// Reports a failure, once, and says whether the region has ended.
+    fn report_failure(&mut self, effects: &mut Effects) -> bool {
+        if let Some(failure) = self.life.take_failure() {
+            self.proposals.answer_unknown("the region failed", &mut effects.answers);
+            effects.fatal = Some(failure);
+        }
+        !self.life.is_live()
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            config: &self.config,
+            description: &self.description,
+            me: self.peer,
+            term: self.raw.raft.term,
+            leading: self.is_leader(),
+            last_index: self.last_index().get(),
+            backlog: self.applying.is_full()
+                || self.raw.store().cached_bytes() > self.config.max_unapplied_bytes,
+        }
+    }
+
+    fn sender(&self) -> Sender<'_> {
+        Sender {
+            cluster_id: self.config.cluster_id,
+            description: &self.description,
+            me: self.peer,
+            max_message_bytes: self.config.max_size_per_msg_bytes,
+        }
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        Admission {
+            life: &self.life,
+            config: &self.config,
+            description: &self.description,
+            leading: self.is_leader(),
+            leader: self.leader(),
+            room: self.proposals.room(),
+            uncommitted_bytes: self.raw.raft.uncommitted_size(),
+            unapplied_full: self.applying.is_full(),
+        }
+    }
+
+    /// Appends entries as leader. Returns the index of the first, or `None` if raft-rs refuses.
+    fn append(&mut self, entries: Vec<Entry>) -> Option<Index> {
+        let count = entries.len() as u64;
+        let before = self.last_index();
+        let message = Message {
+            msg_type: MessageType::MsgPropose,
+            from: self.peer.id.get(),
+            entries: entries.into(),
+            ..Message::default()
+        };
+        self.raw.raft.step(message).ok()?;
+        debug_assert_eq!(self.last_index().get(), before.get() + count);
+        Some(before.next())
+    }
+
+    /// A leader's tick, before raft-rs's own: what it does now and then.
+    fn tick_leader(&mut self) {
+        let raft = &self.raw.raft;
+        // raft-rs forgets with this tick who has been heard of. Who has not will be helped from
+        // disk: a dead peer must not hold entries in every region's memory.
+        if raft.election_elapsed + 1 >= raft.election_timeout() {
+            let live = raft.prs().iter().filter(|(_, pr)| pr.recent_active);
+            self.trim_for(live.map(|(_, pr)| pr.matched).min());
+        }
+        let all = self.matched_by_all();
+        if all == self.last_index() && self.applying.applied() == all {
+            self.raw.raft.maybe_free_inflight_buffers();
+        }
+        let state = LogState {
+            truncated: self.truncated().index,
+            applied: self.applying.applied(),
+            matched_by_all: all,
+        };
+        if let Some(target) = self.compaction.target(&self.config, &state) {
+            let entry = compact_log_entry(self.description.epoch, target);
+            if let Some(index) = self.append(vec![entry]) {
+                self.compaction.proposed(target, index);
+            }
+        }
+    }
+
+    /// Last entry that every peer, this one included, has persisted.
+    fn matched_by_all(&self) -> Index {
+        Index::new(self.raw.raft.prs().iter().map(|(_, pr)| pr.matched).min().unwrap_or(0))
+    }
+
+    fn campaign_must_wait(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.persisted < log.last_index()
+            || log.has_next_entries_since(self.applying.emitted().get())
+            || self.applying.bytes() > self.config.max_committed_bytes_per_ready
+    }
+
+    /// Hands out committed entries.
+    fn emit(&mut self, committed: Vec<Entry>, effects: &mut Effects) -> Result<(), CommandError> {
+        let (proposals, answers) = (&mut self.proposals, &mut effects.answers);
+        let emission = emission::emit(&self.description, committed, proposals, answers)?;
+        if let Some(emission) = emission {
+            self.applying.emit(emission.batch.applied.index, emission.bytes);
+            effects.apply = Some(emission.batch);
+            effects.compact_request = effects.compact_request.max(emission.compact_request);
+        }
+        Ok(())
+    }
+
+    fn role_now(&self) -> RoleChange {
+        let leader = self.leader().map(|peer| peer.id);
+        RoleChange { role: self.role(), term: self.term(), leader }
+    }
+
+    fn report_role(&mut self, effects: &mut Effects) {
+        let now = self.role_now();
+        if now == self.reported {
+            return;
+        }
+        if now.role != self.reported.role {
+            self.compaction.forget();
+        }
+        debug_assert!(now.term >= self.reported.term, "{now:?} after {:?}", self.reported);
+        self.reported = now;
+        effects.role_change = Some(now);
+    }
+
+    /// Lets entries go that nobody will ask for soon.
+    fn trim(&mut self) {
+        let matched = self.is_leader().then(|| self.matched_by_all().get());
+        self.trim_for(matched);
+    }
+
+    /// Lets entries go, but for those beyond `matched`, as far as the cache may hold them.
+    fn trim_for(&mut self, matched: Option<u64>) {
+        if self.raw.store().cached_entries() == 0 {
+            return;
+        }
+        let persisted = self.persisted_index();
+        let done = persisted.min(self.applying.emitted());
+        let (cache, most) = (self.config.entry_cache_bytes, self.config.max_unapplied_bytes);
+        let free = matched.map_or(done, |matched| done.min(Index::new(matched)));
+        let store = self.raw.mut_store();
+        store.evict(&Eviction { free, loose: done, max_bytes: cache });
+        // Persisted, but not handed out: bounded, if less tightly.
+        store.evict(&Eviction { free, loose: persisted, max_bytes: most });
+    }
+
+    fn assert_order(&self) {
+        if cfg!(debug_assertions) {
+            let status = self.status();
+            let order = [status.truncated, status.applied, status.emitted, status.committed];
+            assert!(order.is_sorted(), "{status:?}");
+            assert!(status.emitted <= status.persisted, "{status:?}");
+            assert!(status.persisted <= status.last && status.committed <= status.last);
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Peers of one region on stores without threads: every message, write and batch waits until
+//! somebody moves it.
+//!
+//! Checked all the time, whatever the test does:
+//! - one leader a term;
+//! - no two peers apply different commands at the same index, and none goes back;
+//! - no message leaves that promises what a crash right now would break;
+//! - every proposal is answered at most once, and exactly once when the cluster ends.
+#![allow(dead_code)]
+
+pub mod disk;
+pub mod print;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use raft::eraftpb::MessageType;
+use region::*;
+
+use disk::Disk;
+
+pub const REGION: RegionId = RegionId::new(1);
+pub const CLUSTER: u64 = 7;
+
+type Answers = Arc<Mutex<Vec<(String, Answer)>>>;
+
+/// The state machine of a peer: the commands applied, in order.
+#[derive(Clone, Default)]
+pub struct Machine {
+    pub commands: BTreeMap<u64, Bytes>,
+    pub applied: Option<AppliedState>,
+}
+
+/// One store with its peer.
+pub struct Store {
+    pub id: u64,
+    pub region: Option<Region>,
+    pub disk: Arc<Disk>,
+    pub machine: Machine,
+    /// What of the machine survives a crash.
+    pub flushed: Machine,
+    /// Handed to the log writer.
+    pub writes: VecDeque<LogWrite>,
+    /// Handed to the state machine.
+    pub batches: VecDeque<ApplyBatch>,
+    pub compact_request: Option<Index>,
+    pub failure: Option<RegionFailure>,
+}
+
+/// The whole of it.
+pub struct Cluster {
+    pub config: Arc<RegionConfig>,
+    pub description: RegionDescription,
+    pub stores: BTreeMap<u64, Store>,
+    pub network: VecDeque<Box<Envelope>>,
+    /// Everything ever sent, for those who like to repeat it.
+    pub sent: Vec<Envelope>,
+    pub cut: BTreeSet<u64>,
+    pub answers: Answers,
+    /// Somebody lies: agreement cannot be asked for, but nobody may panic.
+    pub liars: bool,
+    proposed: BTreeSet<String>,
+    answered: BTreeSet<String>,
+    leaders: BTreeMap<Term, u64>,
+    history: BTreeMap<u64, (Term, Bytes)>,
+}
+
+pub fn default_config() -> RegionConfig {
+    RegionConfig { seed: 1, ..RegionConfig::new(CLUSTER) }
+}
+
+impl Cluster {
+    pub fn new(voters: u64, learners: u64, config: RegionConfig) -> Self {
+        config.validate().unwrap();
+        let peer = |n| (PeerId::new(n), StoreId::new(n));
+        let voting = (1..=voters).map(|n| Peer::voter(peer(n).0, peer(n).1));
+        let learning =
+            (voters + 1..=voters + learners).map(|n| Peer::learner(peer(n).0, peer(n).1));
+        let description = RegionDescription {
+            id: REGION,
+            start_key: Bytes::new(),
+            end_key: Bytes::new(),
+            epoch: RegionEpoch { conf_ver: 1, version: 1 },
+            peers: voting.chain(learning).collect(),
+        };
+        let mut cluster = Self {
+            config: Arc::new(config),
+            stores: BTreeMap::new(),
+            network: VecDeque::new(),
+            sent: Vec::new(),
+            cut: BTreeSet::new(),
+            answers: Answers::default(),
+            liars: false,
+            proposed: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            leaders: BTreeMap::new(),
+            history: BTreeMap::new(),
+            description,
+        };
+        for id in 1..=voters + learners {
+            let store = Store {
+                id,
+                region: None,
+                disk: Arc::new(Disk::new()),
+                machine: Machine::default(),
+                flushed: Machine::default(),
+                writes: VecDeque::new(),
+                batches: VecDeque::new(),
+                compact_request: None,
+                failure: None,
+            };
+            cluster.stores.insert(id, store);
+            cluster.start(id).unwrap();
+        }
+        cluster
+    }
+
+    pub fn store(&mut self, id: u64) -> &mut Store {
+        self.stores.get_mut(&id).unwrap()
+    }
+
+    pub fn region(&mut self, id: u64) -> &mut Region {
+        self.store(id).region.as_mut().expect("the store is down")
+    }
+
+    pub fn is_up(&self, id: u64) -> bool {
+        self.stores[&id].region.is_some()
+    }
+
+    /// Brings a peer back from its disk.
+    pub fn start(&mut self, id: u64) -> Result<(), RegionFailure> {
+        let (config, description) = (self.config.clone(), self.description.clone());
+        let store = self.store(id);
+        let record = RegionRecord { description, peer_id: PeerId::new(id), tombstone: false };
+        // What goes through the disk is encoded, here as there.
+        let record = RegionRecord::decode(&record.encode()).unwrap();
+        let applied = store.machine.applied.as_ref();
+        let applied = applied.map(|state| AppliedState::decode(&state.encode()).unwrap());
+        let state = store.disk.restored(record, applied);
+        let region = Region::restore(state, StoreId::new(id), config, store.disk.clone())?;
+        store.region = Some(region);
+        store.failure = None;
+        Ok(())
+    }
+
+    /// The process ends. What is not synced is lost with it; `kill` loses unflushed applies too.
+    pub fn stop(&mut self, id: u64, kill: bool) {
+        let store = self.store(id);
+        store.writes.clear();
+        store.batches.clear();
+        store.compact_request = None;
+        match kill {
+            true => store.machine = store.flushed.clone(),
+            false => store.flushed = store.machine.clone(),
+        }
+        if let Some(mut region) = store.region.take() {
+            let mut effects = Effects::default();
+            if !kill {
+                region.shutdown(&mut effects);
+            }
+            self.carry_out(id, effects, &mut String::new());
+        }
+    }
+
+    pub fn propose(&mut self, id: u64, proposals: Vec<(String, Bytes, Option<RegionEpoch>)>) {
+        let mut batch = Vec::new();
+        for (name, payload, epoch) in proposals {
+            assert!(self.proposed.insert(name.clone()), "{name} proposed twice");
+            let answers = self.answers.clone();
+            let callback =
+                Callback::new(move |answer| answers.lock().unwrap().push((name, answer)));
+            batch.push(Proposal { payload, epoch, callback, stamp: 1 });
+        }
+        let mut effects = Effects::default();
+        self.region(id).propose(&mut batch, &mut effects);
+        self.carry_out(id, effects, &mut String::new());
+    }
+
+    pub fn tick(&mut self, id: u64) {
+        let mut effects = Effects::default();
+        self.region(id).tick(&mut effects);
+        self.carry_out(id, effects, &mut String::new());
+    }
+
+    /// Collects one Ready.
+    pub fn collect(&mut self, id: u64, out: &mut String) -> bool {
+        let Some(region) = self.store(id).region.as_mut().filter(|region| region.has_ready())
+        else {
+            return false;
+        };
+        let mut effects = Effects::default();
+        region.collect(&mut effects);
+        self.carry_out(id, effects, out);
+        true
+    }
+
+    fn carry_out(&mut self, id: u64, effects: Effects, out: &mut String) {
+        if let Some(change) = effects.role_change {
+            writeln!(out, "{id} {}", print::role_change(&change)).unwrap();
+            if change.role == Role::Leader {
+                let leader = *self.leaders.entry(change.term).or_insert(id);
+                assert!(self.liars || leader == id, "two leaders in term {}", change.term);
+            }
+        }
+        for envelope in effects.messages {
+            writeln!(out, "{id} send {}", print::envelope(&envelope)).unwrap();
+            self.send(envelope);
+        }
+        let store = self.stores.get_mut(&id).unwrap();
+        if let Some(write) = effects.write {
+            writeln!(out, "{id} write {}", print::write(&write)).unwrap();
+            store.writes.push_back(write);
+        }
+        if let Some(batch) = effects.apply {
+            writeln!(out, "{id} apply {}", print::batch(&batch)).unwrap();
+            store.batches.push_back(batch);
+        }
+        if let Some(index) = effects.compact_request {
+            writeln!(out, "{id} compact to {index}").unwrap();
+            store.compact_request = Some(index);
+        }
+        if let Some(failure) = effects.fatal {
+            writeln!(out, "{id} FAILED {failure}").unwrap();
+            store.failure = Some(failure);
+        }
+        for (callback, answer) in effects.answers {
+            callback.call(answer);
+        }
+    }
+
+    /// What a message says must be true after a crash, too.
+    fn check_promise(&self, envelope: &Envelope) {
+        let (from, message) = (envelope.from.id.get(), &envelope.message);
+        let disk = &self.stores[&envelope.from.store.get()].disk;
+        let (term, vote) = disk.term_and_vote();
+        let kept = match message.get_msg_type() {
+            // Of an older term it tells what was true before a newer leader replaced it. Both became
+            // durable at once, as if one after the other.
+            MessageType::MsgAppendResponse => {
+                message.reject || message.term < term || message.index <= disk.last_index()
+            }
+            MessageType::MsgRequestVote => message.term < term || vote == from,
+            MessageType::MsgRequestVoteResponse => {
+                message.reject || message.term < term || vote == message.to
+            }
+            _ => true,
+        };
+        // A pre-vote speaks of a term that nobody has yet.
+        let future = matches!(
+            message.get_msg_type(),
+            MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse
+        );
+        assert!(kept, "not durable: {}", print::envelope(envelope));
+        assert!(future || message.term <= term, "not durable: {}", print::envelope(envelope));
+    }
+
+    fn send(&mut self, envelope: Box<Envelope>) {
+        if !self.liars {
+            self.check_promise(&envelope);
+        }
+        self.sent.push((*envelope).clone());
+        self.network.push_back(envelope);
+    }
+
+    /// Carries out the oldest write, and tells everybody.
+    pub fn persist(&mut self, id: u64, out: &mut String) -> bool {
+        let store = self.stores.get_mut(&id).unwrap();
+        let Some(mut write) = store.writes.pop_front() else { return false };
+        store.disk.write(&write);
+        let proof = Persisted::after_sync(&write);
+        let released = write.take_held().release(&proof);
+        store.region.as_mut().unwrap().persisted(proof);
+        writeln!(out, "{id} persisted #{}", write.number).unwrap();
+        for envelope in released {
+            writeln!(out, "{id} release {}", print::envelope(&envelope)).unwrap();
+            self.send(envelope);
+        }
+        true
+    }
+
+    /// Applies the oldest batch, answers, and tells the region.
+    pub fn apply(&mut self, id: u64) -> bool {
+        let store = self.stores.get_mut(&id).unwrap();
+        let Some(batch) = store.batches.pop_front() else { return false };
+        let before = store.machine.applied.as_ref().map_or(INITIAL_INDEX, |state| state.index);
+        assert!(before < batch.applied.index, "{id} goes back from {before}");
+        for command in batch.commands {
+            let (index, term) = (command.index.get(), command.term);
+            assert!(command.index > before);
+            let said = (term, command.payload.clone());
+            let first = self.history.entry(index).or_insert_with(|| said.clone());
+            assert!(self.liars || *first == said, "{id} applies something else at {index}");
+            store.machine.commands.insert(index, command.payload.clone());
+            if let Some(callback) = command.callback {
+                let value = command.payload;
+                let (region_id, index) = (REGION, command.index);
+                callback.call(Ok(Response { region_id, term, index, value }));
+            }
+        }
+        let index = batch.applied.index;
+        store.machine.applied = Some(batch.applied);
+        store.region.as_mut().unwrap().applied(index);
+        true
+    }
+
+    /// Cuts the log as far as the machine is flushed.
+    pub fn compact(&mut self, id: u64, out: &mut String) -> bool {
+        let store = self.stores.get_mut(&id).unwrap();
+        let flushed = store.flushed.applied.as_ref().map_or(INITIAL_INDEX, |state| state.index);
+        let Some(request) = store.compact_request.take() else { return false };
+        let region = store.region.as_mut().unwrap();
+        if let Some(truncated) = region.compact_to(request.min(flushed)) {
+            let truncated = TruncatedState::decode(&truncated.encode()).unwrap();
+            store.disk.truncate(truncated);
+            writeln!(out, "{id} truncated {}/{}", truncated.index, truncated.term).unwrap();
+        }
+        true
+    }
+
+    /// Delivers the oldest message that `pick` accepts. `None` if there is none.
+    pub fn deliver(
+        &mut self,
+        pick: impl Fn(&Envelope) -> bool,
+        out: &mut String,
+    ) -> Option<Result<(), Rejection>> {
+        let at = self.network.iter().position(|envelope| pick(envelope))?;
+        let envelope = self.network.remove(at)?;
+        let (from, to) = (envelope.from.store.get(), envelope.to.store.get());
+        if self.cut.contains(&from) || self.cut.contains(&to) || !self.is_up(to) {
+            return Some(Ok(()));
+        }
+        // Over the wire and back.
+        let envelope = Envelope::decode(&envelope.encode()).unwrap();
+        let text = print::envelope(&envelope);
+        let result = self.region(to).step(Box::new(envelope));
+        if let Err(rejection) = &result {
+            writeln!(out, "{to} rejects {text}: {}", rejection.label()).unwrap();
+        }
+        Some(result)
+    }
+
+    /// Moves everything until nothing moves any more.
+    pub fn stabilize(&mut self, ids: &[u64], out: &mut String) {
+        for _ in 0..10_000 {
+            let mut moved = false;
+            for &id in ids.iter().filter(|id| self.stores[id].region.is_some()).collect::<Vec<_>>()
+            {
+                moved |= self.collect(id, out);
+                moved |= self.persist(id, out);
+                moved |= self.apply(id);
+                moved |= self.compact(id, out);
+            }
+            let within = |envelope: &Envelope| {
+                ids.contains(&envelope.from.store.get()) && ids.contains(&envelope.to.store.get())
+            };
+            while self.deliver(within, out).is_some() {
+                moved = true;
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("never stable");
+    }
+
+    /// The answers given since the last call.
+    pub fn take_answers(&mut self) -> Vec<(String, Answer)> {
+        let answers = std::mem::take(&mut *self.answers.lock().unwrap());
+        for (name, _) in &answers {
+            assert!(self.answered.insert(name.clone()), "{name} answered twice");
+        }
+        answers
+    }
+
+    /// Ends everything and checks that every proposal was answered.
+    pub fn finish(&mut self) {
+        for id in self.stores.keys().copied().collect::<Vec<_>>() {
+            self.stop(id, true);
+        }
+        self.take_answers();
+        assert_eq!(self.proposed, self.answered, "every proposal is answered once");
+    }
+
+    pub fn ids(&self) -> Vec<u64> {
+        self.stores.keys().copied().collect()
+    }
+
+    pub fn history(&self) -> &BTreeMap<u64, (Term, Bytes)> {
+        &self.history
+    }
+}

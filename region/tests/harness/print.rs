@@ -1,0 +1,127 @@
+//! Effects, readably.
+
+use raft::eraftpb::{Entry, Message, MessageType};
+use region::*;
+
+pub fn role_change(change: &RoleChange) -> String {
+    let leader = change.leader.map_or("none".into(), |leader| leader.to_string());
+    format!("is {:?} in term {}, leader {leader}", change.role, change.term)
+}
+
+fn entry(entry: &Entry) -> String {
+    let what = match Command::decode(RegionId::new(1), entry) {
+        Ok(Command::Empty) => "-".into(),
+        Ok(Command::User { payload, .. }) => payload_text(&payload),
+        Ok(Command::CompactLog { index, .. }) => format!("compact({index})"),
+        Err(_) => "?".into(),
+    };
+    format!("{}/{} {what}", entry.index, entry.term)
+}
+
+fn payload_text(payload: &[u8]) -> String {
+    match payload.len() {
+        0..=12 => String::from_utf8_lossy(payload).into_owned(),
+        long => {
+            let name: Vec<u8> = payload.iter().copied().take_while(|byte| *byte != b'.').collect();
+            format!("{}({long} bytes)", String::from_utf8_lossy(&name))
+        }
+    }
+}
+
+fn entries(list: &[Entry]) -> String {
+    if let [first, .., last] = list {
+        if list.len() > 4 {
+            return format!("[{} .. {}]", entry(first), entry(last));
+        }
+    }
+    format!("[{}]", list.iter().map(entry).collect::<Vec<_>>().join(", "))
+}
+
+pub fn envelope(envelope: &Envelope) -> String {
+    let text = message(&envelope.message);
+    format!("{}→{} {text}", envelope.from.id, envelope.to.id)
+}
+
+fn message(message: &Message) -> String {
+    use MessageType::*;
+    let m = message;
+    let answer = if m.reject { "no" } else { "yes" };
+    match m.get_msg_type() {
+        MsgAppend => format!(
+            "Append term={} after {}/{} commit={} {}",
+            m.term,
+            m.index,
+            m.log_term,
+            m.commit,
+            entries(&m.entries)
+        ),
+        MsgAppendResponse if m.reject => format!(
+            "AppendResponse term={} no to {}, try {}/{}",
+            m.term, m.index, m.reject_hint, m.log_term
+        ),
+        MsgAppendResponse => format!("AppendResponse term={} has {}", m.term, m.index),
+        MsgHeartbeat => format!("Heartbeat term={} commit={}", m.term, m.commit),
+        MsgHeartbeatResponse => format!("HeartbeatResponse term={}", m.term),
+        MsgRequestPreVote => format!("PreVote term={} log={}/{}", m.term, m.index, m.log_term),
+        MsgRequestVote => format!("Vote term={} log={}/{}", m.term, m.index, m.log_term),
+        MsgRequestPreVoteResponse => format!("PreVoteResponse term={} {answer}", m.term),
+        MsgRequestVoteResponse => format!("VoteResponse term={} {answer}", m.term),
+        other => format!("{other:?}"),
+    }
+}
+
+pub fn write(write: &LogWrite) -> String {
+    let mut parts = vec![format!("#{}", write.number)];
+    if let Some(hard_state) = &write.hard_state {
+        let (term, vote, commit) = (hard_state.term, hard_state.vote, hard_state.commit);
+        parts.push(format!("term={term} vote={vote} commit={commit}"));
+    }
+    if !write.entries.is_empty() {
+        parts.push(entries(&write.entries));
+    }
+    if write.is_empty() {
+        parts.push("nothing".into());
+    }
+    if write.needs_sync() {
+        parts.push("sync".into());
+    }
+    parts.join(" ")
+}
+
+pub fn batch(batch: &ApplyBatch) -> String {
+    let commands: Vec<_> = batch
+        .commands
+        .iter()
+        .map(|command| {
+            let mine = if command.callback.is_some() { "*" } else { "" };
+            format!("{}/{} {}{mine}", command.index, command.term, payload_text(&command.payload))
+        })
+        .collect();
+    let commands = match commands.as_slice() {
+        [first, .., last] if commands.len() > 4 => format!("{first} .. {last}"),
+        _ => commands.join(", "),
+    };
+    format!("[{commands}] up to {}/{}", batch.applied.index, batch.applied.term)
+}
+
+pub fn answer(name: &str, answer: &Answer) -> String {
+    match answer {
+        Ok(response) => format!("{name}: ok at {}/{}", response.index, response.term),
+        Err(error) => format!("{name}: {error}"),
+    }
+}
+
+pub fn status(region: &Region) -> String {
+    let s = region.status();
+    let leader = s.leader.map_or("none".into(), |leader| leader.to_string());
+    let mut text = format!(
+        "{:?} term={} leader={leader} truncated={} applied={} committed={} persisted={} last={}",
+        s.role, s.term, s.truncated, s.applied, s.committed, s.persisted, s.last
+    );
+    text += &format!(" waiting={} cached={}", s.pending_proposals, s.cached_entries);
+    if !s.matched.is_empty() {
+        let matched: Vec<_> = s.matched.iter().map(|(id, index)| format!("{id}:{index}")).collect();
+        text += &format!(" matched={}", matched.join(","));
+    }
+    text
+}
