@@ -43,8 +43,11 @@ fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static)
     builder.check(model);
 }
 
+/// Of two pollers, the second is its home.
+const ADDRESS: u64 = 1;
+
 fn cell() -> Arc<Cell<Node>> {
-    Arc::new(Cell::new(7, Box::new(Node), Priority::Normal, Arc::new(AtomicUsize::new(0))))
+    Arc::new(Cell::new(ADDRESS, Box::new(Node), Priority::Normal, Arc::new(AtomicUsize::new(0))))
 }
 
 /// Sends, and notes the claim if this sender has to schedule it.
@@ -381,6 +384,7 @@ fn loom_claim_taken_over_from_a_sleeping_poller_runs_once() {
 fn loom_claim_scheduled_while_its_home_retires_is_not_stranded() {
     explore(Some(3), || {
         let scheduler = Arc::new(Sched::new(2, 2, 8));
+        assert_eq!(scheduler.home(ADDRESS), 1);
         let sender = {
             let scheduler = scheduler.clone();
             thread::spawn(move || {

@@ -83,6 +83,11 @@ impl<N: Fsm, C: Fsm> Outbox<N, C> {
         self.shared.send_control(message, self.shared.limits.mailbox_capacity)
     }
 
+    /// Closes an address; see [`Router::close`](crate::Router::close).
+    pub fn close(&self, address: u64) -> bool {
+        self.shared.close(address)
+    }
+
     /// Hands over every FSM woken so far.
     pub fn flush(&mut self) {
         for (home, claims) in self.claims.iter_mut().enumerate() {

@@ -57,6 +57,8 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
     /// The body of a poller thread: rounds until the pool is shut down or has shrunk.
     pub(crate) fn run(mut self) {
         let shared = self.shared.clone();
+        // The watch may sleep if the pool was quiet before it grew.
+        shared.watch.pool_woke();
         loop {
             let end = self.round();
             if end.retired {

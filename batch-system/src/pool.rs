@@ -83,13 +83,14 @@ pub struct Pool<N: Fsm, C: Fsm> {
     name: String,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     watch: Mutex<Option<thread::JoinHandle<()>>>,
-    start_poller: StartPoller<N, C>,
+    make_poller: MakePoller<N, C>,
 }
 
-/// Starts the thread of the poller with this number.
-type StartPoller<N, C> = Box<
-    dyn Fn(&str, usize, &Router<N, C>) -> std::io::Result<thread::JoinHandle<()>> + Send + Sync,
->;
+/// Makes the poller with this number; what comes back starts its thread. In two steps, because the
+/// first runs the user's closure, which may panic, and an inbox must not be open without its poller.
+type MakePoller<N, C> = Box<dyn Fn(&str, usize, &Router<N, C>) -> StartPoller + Send + Sync>;
+
+type StartPoller = Box<dyn FnOnce() -> std::io::Result<thread::JoinHandle<()>>>;
 
 impl<N: Fsm, C: Fsm> Pool<N, C> {
     /// Starts `pollers` threads, named `{name}-{number}`, and the watch thread `{name}-watch`. Each
@@ -116,13 +117,14 @@ impl<N: Fsm, C: Fsm> Pool<N, C> {
             name: name.to_owned(),
             threads: Mutex::new(Vec::new()),
             watch: Mutex::new(None),
-            start_poller: Box::new(move |name, index, router| {
+            make_poller: Box::new(move |name, index, router| {
                 let poller = Poller::new(index, router, make_handler(index, router));
-                spawn(format!("{name}-{index}"), move || poller.run())
+                let name = format!("{name}-{index}");
+                Box::new(move || spawn(name, move || poller.run()))
             }),
         };
         for index in 0..pollers {
-            let started = (pool.start_poller)(name, index, &pool.router);
+            let started = (pool.make_poller)(name, index, &pool.router)();
             pool.threads.lock().push(started.map_err(ResizeError::Spawn)?);
         }
         let router = pool.router.clone();
@@ -164,8 +166,9 @@ impl<N: Fsm, C: Fsm> Pool<N, C> {
             return Ok(());
         }
         for index in threads.len()..pollers {
+            let start = (self.make_poller)(&self.name, index, &self.router);
             scheduler.set_active(index + 1);
-            match (self.start_poller)(&self.name, index, &self.router) {
+            match start() {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     scheduler.set_active(index);

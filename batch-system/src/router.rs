@@ -182,6 +182,12 @@ impl<N: Fsm, C: Fsm> Shared<N, C> {
         Ok(())
     }
 
+    pub(crate) fn close(&self, address: u64) -> bool {
+        let Some(cell) = self.shard(address).write().remove(&address) else { return false };
+        let closed = cell.close(CloseReason::Requested);
+        closed.map(|sent| self.dispatch(sent)).is_some()
+    }
+
     /// Takes the address off the map, if it still leads to this cell.
     pub(crate) fn forget(&self, cell: &Arc<Cell<N>>) {
         let mut shard = self.shard(cell.address()).write();
@@ -331,16 +337,7 @@ impl<N: Fsm, C: Fsm> Router<N, C> {
     /// [`Handler::closed`](crate::Handler::closed), with the messages it never handled. The address
     /// may be registered anew at once. Says whether it was registered.
     pub fn close(&self, address: u64) -> bool {
-        let Some(cell) = self.shared.shard(address).write().remove(&address) else {
-            return false;
-        };
-        match cell.close(CloseReason::Requested) {
-            Some(sent) => {
-                self.shared.dispatch(sent);
-                true
-            }
-            None => false,
-        }
+        self.shared.close(address)
     }
 
     /// How many FSMs are registered.

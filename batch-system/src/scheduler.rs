@@ -364,7 +364,8 @@ impl<N: Fsm, C: Fsm> Scheduler<N, C> {
     /// Wakes a sleeping poller where something waits with one that has not looked into its inbox since
     /// the last call. `seen` remembers from call to call. Broadcasts wait with poller 0.
     pub(crate) fn help_the_stuck(&self, seen: &mut [u64], broadcasts: bool) {
-        for (index, seen) in seen.iter_mut().enumerate().take(self.active()) {
+        // Retired ones too: one that blocks hands nothing on.
+        for (index, seen) in seen.iter_mut().enumerate() {
             let (pulls, control) = {
                 let incoming = self.inboxes[index].incoming.lock();
                 (incoming.pulls, incoming.control.is_some())

@@ -14,7 +14,8 @@ use crate::router::Shared;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use std::time::{Duration, Instant};
 
-/// How exact timers are: a message is sent at its time or up to this much later.
+/// How exact timers are: a message is sent at its time or up to this much later when driven by hand;
+/// a pool's thread looks at the clock as often as that, which may add as much again.
 pub const TIMER_GRANULARITY: Duration = Duration::from_millis(5);
 
 const SLOTS: usize = 1024;

@@ -3,8 +3,10 @@
 
 mod common;
 
-use batch_system::{Limits, ResizeError};
-use common::{eventually, expect_pollers, pool, register, ControlMsg, Msg, Random, Record};
+use batch_system::{CloseReason, Fsm, Handler, Limits, Outbox, Pool, ResizeError};
+use common::{
+    addresses_of, eventually, expect_pollers, pool, register, ControlMsg, Gate, Msg, Random, Record,
+};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 #[test]
@@ -122,4 +124,53 @@ fn broadcast_is_finished_though_its_poller_retires() {
         eventually("all got it", || record.handled() == 3_000 * round);
         pool.resize(4).unwrap();
     }
+}
+
+#[test]
+fn what_waits_behind_a_blocked_poller_that_retires_runs_elsewhere() {
+    let record = Record::counts();
+    let pool = pool("resize-block", 2, Limits::default(), &record);
+    let at_1 = addresses_of(1, 2, 0, 31);
+    register(pool.router(), at_1.clone());
+    for _ in 0..30 {
+        let (gate, before) = (Gate::new(), record.handled());
+        {
+            let mut outbox = pool.router().outbox();
+            outbox.send(at_1[0], Msg::Pass(gate.clone())).unwrap();
+            for address in &at_1[1..] {
+                outbox.send(*address, Msg::Seq(0, 0)).unwrap();
+            }
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| pool.resize(1).unwrap());
+            eventually("the others ran", || record.handled() == before + 31);
+            gate.open();
+        });
+        pool.resize(2).unwrap();
+    }
+}
+
+#[test]
+fn handler_that_cannot_be_made_leaves_the_pool_as_it_was() {
+    struct Never;
+    impl Fsm for Never {
+        type Message = ();
+    }
+    struct Deaf;
+    impl Handler<Never, Never> for Deaf {
+        fn control(&mut self, _: &mut Never, _: &mut Vec<()>, _: &mut Outbox<Never, Never>) {}
+        fn normal(&mut self, _: &mut Never, _: &mut Vec<()>, _: &mut Outbox<Never, Never>) {}
+        fn closed(&mut self, _: Box<Never>, _: Vec<()>, _: CloseReason) {}
+    }
+    let pool = Pool::start("resize-fail", 1, Limits::default(), Box::new(Never), |index, _| {
+        assert!(index < 2, "no handler for {index}");
+        Deaf
+    });
+    let pool = pool.unwrap();
+    let resized = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.resize(4)));
+    assert!(resized.is_err());
+    expect_pollers("resize-fail", 2);
+    assert_eq!((pool.pollers(), pool.router().waiting().len()), (2, 2));
+    pool.resize(1).unwrap();
+    expect_pollers("resize-fail", 1);
 }

@@ -182,7 +182,10 @@ impl StoreConfig {
                 return Err(out_of_range(field, value, min, max));
             }
         }
-        self.region_config().validate().map_err(|error| StartError::Config(error.to_string()))
+        self.region_config().validate().map_err(|error| {
+            let key = key_of(error.field);
+            StartError::Config(format!("{key} is {}, allowed is {}", error.value, error.allowed))
+        })
     }
 
     /// How many poller threads that makes.
@@ -212,6 +215,23 @@ impl StoreConfig {
             ..RegionConfig::new(self.cluster_id)
         }
     }
+}
+
+/// The key of a setting that the region crate knows by another name.
+fn key_of(field: &'static str) -> String {
+    let key = match field {
+        "cluster_id" => return field.to_owned(),
+        "max_size_per_msg_bytes" => "max_append_size",
+        "max_inflight_msgs" => "max_inflight_appends",
+        "max_proposal_bytes" => "max_proposal_size",
+        "max_uncommitted_bytes" => "max_uncommitted_size",
+        "max_unapplied_bytes" => "max_unapplied_size",
+        "entry_cache_bytes" => "entry_cache_size",
+        // Derived from this one.
+        "unknown_after_ticks" => "election_ticks",
+        other => other,
+    };
+    format!("raft.{key}")
 }
 
 fn out_of_range(
@@ -256,7 +276,8 @@ mod tests {
             ("[raft]\ntick_interval = \"1us\"", vec!["raft.tick_interval", "5ms"]),
             ("[raft]\nelection_ticks = 1", vec!["election_ticks"]),
             ("queue_size = \"1 B\"", vec!["queue_size"]),
-            ("cluster_id = 0", vec!["cluster_id"]),
+            ("cluster_id = 0", vec!["cluster_id is 0"]),
+            ("[raft]\nmax_append_size = \"1 TiB\"", vec!["raft.max_append_size is"]),
         ] {
             let error = refused(text);
             for name in names {

@@ -1,13 +1,13 @@
 //! What users of a running store hold.
 
 use crate::clock::Clock;
+use crate::creator::Creator;
 use crate::error::{StartError, StoreFailure};
 use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
-use crate::store::Creator;
 use crate::store_fsm::SetAside;
 use batch_system::SendError;
 use bytes::Bytes;

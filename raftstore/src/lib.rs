@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod builder;
 mod clock;
 mod config;
+mod creator;
 mod error;
 mod figures;
 mod handle;
@@ -19,6 +21,7 @@ mod health;
 mod log_store;
 mod message;
 mod metrics;
+mod parts;
 mod poller;
 mod range_map;
 mod region_fsm;
@@ -29,6 +32,7 @@ mod transport;
 mod work_queue;
 mod write_path;
 
+pub use builder::StoreBuilder;
 pub use clock::{Clock, SystemClock};
 pub use config::{RaftSettings, StoreConfig};
 pub use error::{StartError, StoreFailure};
@@ -41,7 +45,7 @@ pub use state_machine::{
     Command, MapCommand, MapCommandError, OrderedMap, RegionCommands, StateMachine,
     StateMachineError,
 };
-pub use store::{Store, StoreBuilder};
+pub use store::Store;
 pub use transport::{InProcessTransport, Transport};
 pub use write_path::Stage;
 

@@ -29,8 +29,6 @@ pub(crate) struct StorePoller {
     now: Duration,
     /// FSMs handled in this round.
     slots: u32,
-    /// Whether the round had proposals, so that station 2 is worth measuring.
-    proposed: bool,
 }
 
 impl StorePoller {
@@ -52,23 +50,29 @@ impl StorePoller {
             log_is_volatile,
             now: Duration::ZERO,
             slots: 0,
-            proposed: false,
         }
     }
 
     /// Stations 3 and 4: what needs no disk leaves first.
     fn persist_and_send(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
-        self.collect.send.flush(&mut self.metrics);
-        let mut done = Vec::new();
-        let note = |slot, proof, released| done.push((slot, proof, released));
-        self.collect.persist.flush(&mut self.metrics, note);
-        done.sort_by_key(|(slot, _, _)| *slot);
-        let mut cursor = Cursor::new(batch);
-        for (slot, persisted, released) in done {
-            self.collect.send.add_responses(released);
-            if let Some(fsm) = cursor.find(slot) {
-                fsm.region.persisted(persisted);
-                self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
+        loop {
+            self.collect.send.flush(&mut self.metrics);
+            let mut done = Vec::new();
+            let note = |slot, proof, released| done.push((slot, proof, released));
+            self.collect.persist.flush(&mut self.metrics, note);
+            if done.is_empty() {
+                return;
+            }
+            // Stable: what happened to one region stays in order.
+            done.sort_by_key(|(slot, _, _)| *slot);
+            let mut cursor = Cursor::new(batch);
+            for (slot, persisted, released) in done {
+                self.collect.send.add_responses(released);
+                if let Some(fsm) = cursor.find(slot) {
+                    fsm.region.persisted(persisted);
+                    // What is durable may bring forth the next write: a vote, for instance, a leader.
+                    self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
+                }
             }
         }
     }
@@ -97,7 +101,7 @@ impl StorePoller {
                 }
             }
         }
-        persist.flush(&mut self.metrics, |_, _, _| {});
+        persist.flush_truncations(&mut self.metrics);
         for claim in batch.iter() {
             if claim.fsm().region.has_ready() {
                 // Forced: it is the one message that keeps a region going.
@@ -111,7 +115,6 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
     fn begin(&mut self, round: &RoundStart) {
         self.now = self.clock.now();
         self.slots = 0;
-        self.proposed = false;
         if let Some(waited) = round.waited {
             self.metrics.schedule_wait.observe(waited.as_secs_f64());
         }
@@ -121,9 +124,9 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         &mut self,
         fsm: &mut StoreFsm,
         messages: &mut Vec<StoreMessage>,
-        _: &mut RegionOutbox,
+        outbox: &mut RegionOutbox,
     ) {
-        messages.drain(..).for_each(|message| fsm.handle(message));
+        messages.drain(..).for_each(|message| fsm.handle(message, outbox));
     }
 
     fn normal(

@@ -1,6 +1,7 @@
 //! The control FSM of the store's pool: what concerns the store and not one region.
 
 use crate::message::StoreMessage;
+use crate::region_fsm::RegionOutbox;
 use batch_system::Fsm;
 use parking_lot::Mutex;
 use region::RegionId;
@@ -26,13 +27,15 @@ impl StoreFsm {
         Self { set_aside, strays: 0 }
     }
 
-    pub(crate) fn handle(&mut self, message: StoreMessage) {
+    pub(crate) fn handle(&mut self, message: StoreMessage, outbox: &RegionOutbox) {
         match message {
             StoreMessage::RegionPanicked(region, text) => {
                 self.set_aside(region, format!("its handler panicked: {text}"));
             }
             StoreMessage::RegionFailed(region, failure) => {
+                // First known as set aside, then gone: proposers are told so from the start.
                 self.set_aside(region, failure.to_string());
+                outbox.close(region.get());
             }
             StoreMessage::Stray(envelope) => {
                 self.strays += 1;

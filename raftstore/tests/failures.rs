@@ -5,13 +5,13 @@ mod common;
 use bytes::Bytes;
 use common::{config, eventually, Cluster};
 use parking_lot::{Condvar, Mutex};
-use raft::eraftpb::Entry;
+use raft::eraftpb::{Entry, HardState};
 use raftstore::{
     AppliedState, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
     LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, RegionCommands, RegionId,
-    StateMachine, StateMachineError, Store, StoreFailure, StoreId, Stored, Term,
+    RegionWrite, StateMachine, StateMachineError, Store, StoreFailure, StoreId, Stored, Term,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 fn put(key: &str) -> Bytes {
@@ -22,6 +22,11 @@ fn put(key: &str) -> Bytes {
 struct FaultyLog {
     inner: MemoryLogStore,
     fails: AtomicBool,
+    /// Reading this region's entries fails; 0 is none.
+    unreadable: AtomicU64,
+    /// Writing this region's entries panics; 0 is none. Such a log calls itself volatile, so that
+    /// the write happens in the region's own handler.
+    panics: AtomicU64,
     held: Mutex<bool>,
     released: Condvar,
 }
@@ -31,6 +36,8 @@ impl FaultyLog {
         Arc::new(Self {
             inner: MemoryLogStore::new(),
             fails: AtomicBool::new(false),
+            unreadable: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
             held: Mutex::new(false),
             released: Condvar::new(),
         })
@@ -50,6 +57,10 @@ impl LogReader for FaultyLog {
         high: Index,
         max_bytes: usize,
     ) -> Result<Vec<Entry>, LogReadError> {
+        if self.unreadable.load(Ordering::Acquire) == region.get() {
+            let cause = "injected".to_owned();
+            return Err(LogReadError { region_id: region, low, high, cause });
+        }
         self.inner.entries(region, low, high, max_bytes)
     }
 
@@ -72,12 +83,15 @@ impl LogStore for FaultyLog {
         if self.fails.load(Ordering::Acquire) {
             return Err(LogStoreError::Write("injected".to_owned()));
         }
+        let panics = self.panics.load(Ordering::Acquire);
+        let written = |write: &RegionWrite| write.region_id.get() == panics;
+        assert!(!batch.writes.iter().any(written), "injected");
         self.inner.write(batch, sync)
     }
 
     fn is_volatile(&self) -> bool {
-        // So that the store treats it as a disk.
-        false
+        // Otherwise the store treats it as a disk.
+        self.panics.load(Ordering::Acquire) != 0
     }
 }
 
@@ -231,4 +245,102 @@ fn a_leader_without_quorum_says_unknown_and_a_new_one_serves() {
     cluster.network.connect(cluster.handle(0));
     cluster.converge(1);
     cluster.shutdown();
+}
+
+#[test]
+fn an_unreadable_log_sets_its_region_aside_and_the_others_go_on() {
+    let logs: Vec<_> = (0..3).map(|_| FaultyLog::new()).collect();
+    let seams: Vec<Arc<dyn LogStore>> =
+        logs.iter().map(|log| log.clone() as Arc<dyn LogStore>).collect();
+    let mut config = config();
+    // Nothing is cached, so that a lagging follower is served from the log.
+    config.raft.entry_cache_size = bytesize::ByteSize::b(0);
+    let cluster = Cluster::with_logs(&config, &seams);
+    cluster.lead_from_the_first(2);
+    cluster.network.disconnect(StoreId::new(3));
+    for number in 0..50 {
+        cluster.write(RegionId::new(1), &put(&number.to_string())).expect("two are a quorum");
+    }
+    logs[0].unreadable.store(1, Ordering::Release);
+    cluster.network.connect(cluster.handle(2));
+    eventually("the region is set aside", || {
+        cluster.handle(0).set_aside().contains_key(&RegionId::new(1))
+    });
+    let reason = cluster.handle(0).set_aside()[&RegionId::new(1)].clone();
+    assert!(reason.contains("region 1") && reason.contains("injected"), "{reason}");
+    assert!(cluster.handle(0).failure().is_none(), "the store itself is healthy");
+    eventually("its FSM is gone", || cluster.handle(0).regions() == 1);
+    eventually("proposers are told", || {
+        let refused = cluster.handle(0).propose(RegionId::new(1), put("refused"));
+        matches!(refused, Err(ProposeError::Quarantined { .. }))
+    });
+    cluster.write(RegionId::new(2), &put("other")).expect("the other region serves");
+    cluster.write(RegionId::new(1), &put("again")).expect("the other two stores serve it");
+    cluster.shutdown();
+}
+
+#[test]
+fn a_panic_in_a_regions_handler_quarantines_that_region_alone() {
+    let logs: Vec<_> = (0..3).map(|_| FaultyLog::new()).collect();
+    // A region that does not exist: nothing panics yet.
+    logs.iter().for_each(|log| log.panics.store(u64::MAX, Ordering::Release));
+    let seams: Vec<Arc<dyn LogStore>> =
+        logs.iter().map(|log| log.clone() as Arc<dyn LogStore>).collect();
+    let cluster = Cluster::with_logs(&config(), &seams);
+    cluster.lead_from_the_first(2);
+    logs[0].panics.store(1, Ordering::Release);
+    let answer = cluster.handle(0).propose(RegionId::new(1), put("poison"));
+    assert!(
+        matches!(answer, Err(ProposeError::Unknown { .. } | ProposeError::Quarantined { .. })),
+        "{answer:?}"
+    );
+    eventually("the region is set aside", || {
+        cluster.handle(0).set_aside().contains_key(&RegionId::new(1))
+    });
+    assert!(cluster.handle(0).failure().is_none());
+    cluster.write(RegionId::new(2), &put("other")).expect("the other region serves");
+    cluster.write(RegionId::new(1), &put("again")).expect("the other two stores serve it");
+    let text = cluster.stores[0].metrics_text();
+    assert!(text.contains("raftstore_region_panics_total{store=\"1\"} 1"), "{text}");
+    cluster.shutdown();
+}
+
+#[test]
+fn a_damaged_region_is_set_aside_at_start_and_the_others_serve() {
+    let log = Arc::new(MemoryLogStore::new());
+    let start = || {
+        let store = Store::builder(StoreId::new(1))
+            .config(config())
+            .log_store(log.clone())
+            .state_machine(Arc::new(OrderedMap::new()))
+            .transport(InProcessTransport::new())
+            .start();
+        store.expect("starts")
+    };
+    let alone = |id| {
+        let description = common::region(id, 2);
+        raftstore::RegionDescription { peers: vec![description.peers[0]], ..description }
+    };
+    let mut store = start();
+    store.handle().bootstrap(&[alone(1), alone(2)]).expect("sound");
+    store.shutdown();
+    // A commit beyond the end of the log: entries must have been lost.
+    let hard_state = HardState { term: 9, commit: 1000, ..HardState::default() };
+    let write = RegionWrite {
+        region_id: RegionId::new(1),
+        hard_state: Some(hard_state),
+        ..RegionWrite::default()
+    };
+    log.write(&mut LogBatch { writes: vec![write], ident: None }, true).expect("written");
+    let store = start();
+    let handle = store.handle();
+    let reason = handle.set_aside()[&RegionId::new(1)].clone();
+    assert!(reason.contains("1000"), "{reason}");
+    let refused = handle.propose(RegionId::new(1), put("refused"));
+    assert!(matches!(refused, Err(ProposeError::Quarantined { .. })), "{refused:?}");
+    handle.campaign(RegionId::new(2));
+    eventually("the other leads", || handle.leaders() == 1);
+    handle.propose(RegionId::new(2), put("served")).expect("it serves");
+    let again = handle.bootstrap(&[alone(1)]).expect_err("it is there, damaged").to_string();
+    assert!(again.contains("set aside"), "{again}");
 }

@@ -162,3 +162,27 @@ fn a_log_batch_covers_hard_states_and_entries_across_a_restart() {
         assert_eq!(log.term(id, Index::new(7)).expect("read"), Some(Term::new(term)));
     }
 }
+
+#[test]
+fn a_region_alone_on_its_store_serves_however_the_log_is_written() {
+    for log_writers in [0, 1] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let description = common::region(1, 1);
+        let description =
+            raftstore::RegionDescription { peers: vec![description.peers[0]], ..description };
+        let config = raftstore::StoreConfig { log_writers: Some(log_writers), ..config() };
+        let store = Store::builder(StoreId::new(1))
+            .config(config)
+            .data_dir(dir.path())
+            .state_machine(Arc::new(OrderedMap::new()))
+            .transport(InProcessTransport::new())
+            .start()
+            .expect("starts");
+        let handle = store.handle();
+        handle.bootstrap(&[description]).expect("sound");
+        handle.campaign(RegionId::new(1));
+        // One round brings forth a vote, a leader, its first entry and its commit, each after a write.
+        eventually("it leads", || handle.leaders() == 1);
+        handle.propose(RegionId::new(1), put(1)).expect("it serves");
+    }
+}

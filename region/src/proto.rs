@@ -2,6 +2,8 @@
 //! values are sound, is the business of the types that encode and decode them.
 #![allow(
     missing_docs,
+    rust_2018_idioms,
+    unreachable_pub,
     dead_code,
     unknown_lints,
     mismatched_lifetime_syntaxes,

@@ -52,18 +52,18 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
     pub stores: u64,
 
-    /// Poller threads of each store (1 to 256) [default: the cores shared among the stores, at
+    /// Poller threads of each store (1 to 64) [default: the cores shared among the stores, at
     /// least 1].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=256))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
     pub pollers: Option<u64>,
 
-    /// Apply threads of each store; 0 applies in the round of the poller (0 to 256).
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=256))]
+    /// Apply threads of each store; 0 applies in the round of the poller (0 to 64).
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=64))]
     pub apply_pollers: u64,
 
-    /// Log-writer threads of each store; 0 lets the pollers write (0 to 64) [default: 0 for
+    /// Log-writer threads of each store; 0 lets the pollers write (0 to 16) [default: 0 for
     /// memory, 1 for raft-engine].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=16))]
     pub log_writers: Option<u64>,
 
     /// Where the Raft log lives.

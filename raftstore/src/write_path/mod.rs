@@ -20,8 +20,8 @@ pub(crate) mod apply;
 
 pub(crate) mod respond;
 
-/// The stations, as metrics and reports name them. Each is measured for the oldest proposal of a
-/// region and round.
+/// The stations, as metrics and reports name them. `Propose` and `Send` are measured for the oldest
+/// proposal of a region and round, the others once a round, batch or task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// From the caller's `propose` until a poller has taken the proposal from the mailbox.

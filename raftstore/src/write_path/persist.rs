@@ -160,6 +160,12 @@ impl PersistStation {
         }
     }
 
+    /// Writes what [`truncate`](Self::truncate) has gathered. Nobody waits for it.
+    pub(crate) fn flush_truncations(&mut self, metrics: &mut LocalMetrics) {
+        debug_assert!(self.writes.is_empty(), "a write would never be reported");
+        self.flush(metrics, |_, _, _| {});
+    }
+
     fn hand_over(&mut self, now: Duration) {
         let count = self.writers.len() as u64;
         let writer_of = |region: RegionId| (region.get() % count) as usize;

@@ -6,7 +6,7 @@
 //! - no two peers apply different commands at the same index, and none goes back;
 //! - no message leaves that promises what a crash right now would break;
 //! - every proposal is answered at most once, and exactly once when the cluster ends.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 pub mod disk;
 pub mod print;

@@ -1,0 +1,151 @@
+//! A store, before it runs.
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::StoreConfig;
+use crate::error::StartError;
+use crate::log_store::{LogBatch, LogStore, RaftEngineLogStore, Stored};
+use crate::metrics::Metrics;
+use crate::parts::Parts;
+use crate::state_machine::StateMachine;
+use crate::store::Store;
+use crate::transport::Transport;
+use prometheus::Registry;
+use region::{StoreId, StoreIdent};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Builds a [`Store`].
+#[must_use]
+pub struct StoreBuilder {
+    store_id: StoreId,
+    config: StoreConfig,
+    data_dir: Option<PathBuf>,
+    log_store: Option<Arc<dyn LogStore>>,
+    state_machine: Option<Arc<dyn StateMachine>>,
+    transport: Option<Arc<dyn Transport>>,
+    clock: Arc<dyn Clock>,
+    registry: Registry,
+}
+
+impl StoreBuilder {
+    pub(crate) fn new(store_id: StoreId) -> Self {
+        Self {
+            store_id,
+            config: StoreConfig::default(),
+            data_dir: None,
+            log_store: None,
+            state_machine: None,
+            transport: None,
+            clock: Arc::new(SystemClock::default()),
+            registry: Registry::new(),
+        }
+    }
+
+    /// The settings; defaults otherwise.
+    pub fn config(mut self, config: StoreConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Keeps the log on disk, in `raft-log` below this directory.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(path.into());
+        self
+    }
+
+    /// Keeps the log in this log store.
+    pub fn log_store(mut self, log_store: Arc<dyn LogStore>) -> Self {
+        self.log_store = Some(log_store);
+        self
+    }
+
+    /// What carries out the commands.
+    pub fn state_machine(mut self, state_machine: Arc<dyn StateMachine>) -> Self {
+        self.state_machine = Some(state_machine);
+        self
+    }
+
+    /// What carries messages to the other stores.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Where the metrics go; a registry of the store's own otherwise. Several stores may share one.
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// The clock; the machine's otherwise.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Opens the log, brings back the regions in it, and starts the threads.
+    ///
+    /// # Errors
+    /// When something is missing or wrong; nothing is left running.
+    pub fn start(self) -> Result<Store, StartError> {
+        self.config.validate()?;
+        if self.store_id.get() == 0 {
+            return Err(StartError::Config("the store id is 0, allowed is 1 and more".to_owned()));
+        }
+        let state_machine = self.state_machine.clone();
+        let state_machine = state_machine.ok_or(StartError::Incomplete("a state machine"))?;
+        let transport = self.transport.clone().ok_or(StartError::Incomplete("a transport"))?;
+        let log_store = self.open_log_store()?;
+        let stored = log_store.load()?;
+        self.check_ident(&stored, &*log_store)?;
+        let metrics = Arc::new(Metrics::register(&self.registry, self.store_id)?);
+        let parts = Parts::new(
+            self.store_id,
+            self.config,
+            log_store,
+            state_machine,
+            transport,
+            self.clock,
+            metrics.clone(),
+        );
+        let assembled = Store::assemble(parts, stored, &self.registry);
+        if assembled.is_err() {
+            metrics.unregister(&self.registry);
+        }
+        assembled
+    }
+
+    fn open_log_store(&self) -> Result<Arc<dyn LogStore>, StartError> {
+        match (&self.log_store, &self.data_dir) {
+            (Some(log_store), None) => Ok(log_store.clone()),
+            (None, Some(path)) => {
+                let path = path.join("raft-log");
+                Ok(Arc::new(RaftEngineLogStore::open(&path, &self.config.log)?))
+            }
+            (None, None) => Err(StartError::Incomplete("a log_store or a data_dir")),
+            (Some(_), Some(_)) => {
+                let both = "both a log_store and a data_dir were given".to_owned();
+                Err(StartError::Config(both))
+            }
+        }
+    }
+
+    /// The first start signs the log; later ones compare.
+    fn check_ident(&self, stored: &Stored, log_store: &dyn LogStore) -> Result<(), StartError> {
+        let ours = StoreIdent { cluster_id: self.config.cluster_id, store_id: self.store_id };
+        match stored.ident {
+            Some(found) if found != ours => Err(StartError::WrongStore {
+                store: ours.store_id,
+                cluster: ours.cluster_id,
+                found_store: found.store_id,
+                found_cluster: found.cluster_id,
+            }),
+            Some(_) => Ok(()),
+            None => {
+                let mut batch = LogBatch { ident: Some(ours), ..LogBatch::default() };
+                log_store.write(&mut batch, true)?;
+                Ok(())
+            }
+        }
+    }
+}
