@@ -78,7 +78,7 @@ impl RegionConfig {
             entry_cache_bytes: 64 * KIB,
             unknown_after_ticks: 20,
             write_stall_ticks: 40,
-            compact_after_entries: 10_000,
+            compact_after_entries: 1_000,
             compact_keep_entries: 128,
             seed: 0,
         }
