@@ -255,12 +255,14 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
 
     fn quarantine(&mut self, claim: Claim<N>, text: &str) {
         let address = claim.address();
-        self.shared.forget(claim.cell());
+        let cell = claim.cell().clone();
         let (fsm, later) = claim.quarantine();
         // What the handler left behind when it panicked comes first.
         let unhandled = self.messages.drain(..).chain(later).collect();
         self.shared.stats.panics.fetch_add(1, Ordering::Relaxed);
         self.finish(fsm, unhandled, CloseReason::Panicked(text.to_owned()));
+        // Only now may the address be taken again: the handler has had its chance to note the loss.
+        self.shared.forget(&cell);
         let report = PanicReport { address, message: text.to_owned() };
         let handler = &mut self.handler;
         let message = catch_unwind(AssertUnwindSafe(|| handler.panic_message(report)));

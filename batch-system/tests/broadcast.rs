@@ -96,19 +96,25 @@ fn pool_serves_control_and_normal_fsms_during_broadcasts_to_100_000() {
     let record = Record::counts();
     let pool = pool("broadcast-many", 2, Limits::default(), &record);
     register(pool.router(), 0..NODES);
-    let made = Arc::new(AtomicU64::new(0));
-    let count = made.clone();
-    pool.router().broadcast(move |_| {
-        count.fetch_add(1, SeqCst);
-        Msg::Seq(0, 0)
-    });
+    // On a loaded machine this thread may sleep through a whole broadcast: then there is another.
     let (mut round, mut during) = (0, 0);
-    while made.load(SeqCst) < NODES {
-        pool.router().send_control(ControlMsg::Seq(round)).unwrap();
-        round += 1;
-        eventually("control is served", || record.control.load(SeqCst) == round);
-        during += u64::from(made.load(SeqCst) < NODES);
+    for broadcast in 1..=50 {
+        let made = Arc::new(AtomicU64::new(0));
+        let count = made.clone();
+        pool.router().broadcast(move |_| {
+            count.fetch_add(1, SeqCst);
+            Msg::Seq(0, 0)
+        });
+        while made.load(SeqCst) < NODES {
+            pool.router().send_control(ControlMsg::Seq(round)).unwrap();
+            round += 1;
+            eventually("control is served", || record.control.load(SeqCst) == round);
+            during += u64::from(made.load(SeqCst) < NODES);
+        }
+        eventually("all got it", || record.handled() == broadcast * NODES);
+        if during > 0 {
+            return;
+        }
     }
-    assert!(during > 0, "the broadcast held the control FSM up until it was done");
-    eventually("all got it", || record.handled() == NODES);
+    panic!("the broadcasts held the control FSM up until they were done");
 }

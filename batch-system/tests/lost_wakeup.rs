@@ -16,7 +16,7 @@ fn poller_that_falls_asleep_hears_of_every_message() {
     let pool = pool("wakeup", 2, Limits::default(), &record);
     register(pool.router(), 0..10);
     // Each message is awaited, so that the pollers fall asleep before nearly every send.
-    for round in 0..20_000 {
+    for round in 0..5_000 {
         if round % 100 == 0 {
             // Where the cores are busy the wait below is too short for that.
             let sleeps = || pool.router().stats().snapshot().sleeps;
@@ -38,7 +38,7 @@ fn poller_that_falls_asleep_hears_of_every_message() {
 fn control_fsm_hears_of_every_message() {
     let record = Record::counts();
     let pool = pool("wakeup-control", 2, Limits::default(), &record);
-    for round in 0..5_000 {
+    for round in 0..2_000 {
         pool.router().send_control(ControlMsg::Seq(round)).unwrap();
         let start = Instant::now();
         while record.control.load(SeqCst) <= round {

@@ -2,7 +2,7 @@
 //! state machine, a counter that commands add to.
 
 use raftstore::{
-    AppliedState, InProcessTransport, Index, MemoryLogStore, Peer, PeerId, PeerRole,
+    AppliedState, InProcessTransport, Index, MemoryLogStore, Peer, PeerId, PeerRole, ProposeError,
     RegionCommands, RegionDescription, RegionEpoch, RegionId, StateMachine, StateMachineError,
     Store, StoreId,
 };
@@ -56,13 +56,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         store.handle().bootstrap(std::slice::from_ref(&description))?;
         stores.push(store);
     }
-    let leader = stores[0].handle();
-    leader.campaign(region);
+    // Without this the first leader takes an election timeout.
+    stores[0].handle().campaign(region);
+    let mut store = 0;
     for add in [1u8, 2, 39] {
-        // Until the election is over, the answer is "not the leader", which may be retried.
+        // Until the election is over there is no leader; later the answer names it.
         let response = loop {
-            match leader.propose(region, vec![add]) {
-                Err(error) if error.is_retryable() => std::thread::yield_now(),
+            match stores[store].handle().propose(region, vec![add]) {
+                Err(ProposeError::NotLeader { leader, .. }) => {
+                    store = leader.map_or(0, |peer| peer.store.get() as usize - 1);
+                    std::thread::yield_now();
+                }
                 answer => break answer?,
             }
         };

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
 
+/// Entries that shortening a log leaves, for followers that lag a little.
+const KEPT_ENTRIES: u64 = 128;
+
 /// The settings of a store. Every field has a default; unknown keys are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -182,6 +185,12 @@ impl StoreConfig {
                 return Err(out_of_range(field, value, min, max));
             }
         }
+        if self.log.purge_threshold < self.log.target_file_size {
+            return Err(StartError::Config(format!(
+                "log.purge_threshold is {}, allowed is log.target_file_size ({}) and more",
+                self.log.purge_threshold, self.log.target_file_size
+            )));
+        }
         self.region_config().validate().map_err(|error| {
             let key = key_of(error.field);
             StartError::Config(format!("{key} is {}, allowed is {}", error.value, error.allowed))
@@ -211,6 +220,7 @@ impl StoreConfig {
             entry_cache_bytes: bytes(raft.entry_cache_size),
             unknown_after_ticks: 2 * raft.election_ticks,
             compact_after_entries: raft.compact_after_entries,
+            compact_keep_entries: KEPT_ENTRIES.min(raft.compact_after_entries / 2),
             seed: raft.seed,
             ..RegionConfig::new(self.cluster_id)
         }
@@ -261,6 +271,12 @@ mod tests {
     }
 
     #[test]
+    fn logs_may_be_shortened_early() {
+        let config = StoreConfig::from_toml("[raft]\ncompact_after_entries = 1").expect("sound");
+        assert_eq!(config.region_config().compact_keep_entries, 0);
+    }
+
+    #[test]
     fn defaults_are_sound_and_survive_toml() {
         let text = toml::to_string(&StoreConfig::default()).expect("serialisable");
         assert_eq!(StoreConfig::from_toml(&text).expect("sound"), StoreConfig::default());
@@ -276,6 +292,7 @@ mod tests {
             ("[raft]\ntick_interval = \"1us\"", vec!["raft.tick_interval", "5ms"]),
             ("[raft]\nelection_ticks = 1", vec!["election_ticks"]),
             ("queue_size = \"1 B\"", vec!["queue_size"]),
+            ("[log]\npurge_threshold = \"1 MiB\"", vec!["log.purge_threshold is 1", "128"]),
             ("cluster_id = 0", vec!["cluster_id is 0"]),
             ("[raft]\nmax_append_size = \"1 TiB\"", vec!["raft.max_append_size is"]),
         ] {

@@ -2,10 +2,13 @@
 
 use crate::error::StartError;
 use crate::handle::StoreHandle;
-use crate::log_store::{LogBatch, LogStore, LogStoreError, RegionWrite, StoredRegion};
+use crate::log_store::{
+    LogBatch, LogStore, LogStoreError, RegionWrite, StoredRegion, MAX_REGION_ID,
+};
 use crate::message::RegionMessage;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::state_machine::StateMachine;
+use crate::write_path::persist::write_log;
 use batch_system::Priority;
 use region::{
     LogReader, Region, RegionConfig, RegionDescription, RegionId, RegionRecord, RestoredState,
@@ -36,39 +39,63 @@ impl Creator {
         regions: &[RegionDescription],
     ) -> Result<(), StartError> {
         let _one_at_a_time = self.bootstrapping.lock();
-        for chunk in regions.chunks(BOOTSTRAP_BATCH) {
-            let mut created = Vec::new();
-            for description in chunk {
-                if let Some(record) = self.admit(handle, description)? {
-                    created.push(StoredRegion {
-                        record,
-                        hard_state: None,
-                        truncated: TruncatedState::INITIAL,
-                        last_index: TruncatedState::INITIAL.index,
-                    });
+        if handle.inner.stopped.load(Ordering::Acquire) || handle.inner.health.has_failed() {
+            return Err(StartError::Stopped);
+        }
+        // Everything is checked before anything is created.
+        let mut admitted: Vec<RegionRecord> = Vec::new();
+        for description in regions {
+            match self.admit(handle, description) {
+                Ok(None) => {}
+                Ok(Some(record)) => admitted.push(record),
+                Err(error) => {
+                    admitted.iter().for_each(|r| handle.inner.ranges.remove(&r.description));
+                    return Err(error);
                 }
             }
-            // The record is durable before the region can promise anything: a crash in between leaves
-            // a region that a restart, or a repeated bootstrap, finds.
-            let mut batch = LogBatch::default();
-            batch.writes.extend(created.iter().map(|region| RegionWrite {
-                region_id: region.record.description.id,
-                record: Some(region.record.clone()),
-                ..RegionWrite::default()
-            }));
-            if !batch.is_empty() {
-                if let Err(error) = self.log_store.write(&mut batch, true) {
-                    let reason = error.to_string();
-                    handle.inner.health.fail(error.into());
-                    return Err(LogStoreError::Write(reason).into());
-                }
-            }
-            created.into_iter().for_each(|region| self.restore(handle, region));
+        }
+        admitted.sort_by_key(|record| record.description.id);
+        admitted.dedup();
+        if let Some(twice) =
+            admitted.windows(2).find(|two| two[0].description.id == two[1].description.id)
+        {
+            admitted.iter().for_each(|r| handle.inner.ranges.remove(&r.description));
+            let reason = "it is listed twice, with different descriptions".to_owned();
+            return Err(StartError::Region { region_id: twice[0].description.id, reason });
+        }
+        for records in admitted.chunks(BOOTSTRAP_BATCH) {
+            self.create(handle, records)?;
         }
         Ok(())
     }
 
-    /// The record of a region to be created; `None` if there is nothing to do.
+    fn create(&self, handle: &StoreHandle, records: &[RegionRecord]) -> Result<(), StartError> {
+        // The record is durable before the region can promise anything: a crash in between leaves a
+        // region that a restart, or a repeated bootstrap, finds.
+        let mut batch = LogBatch::default();
+        batch.writes.extend(records.iter().map(|record| RegionWrite {
+            region_id: record.description.id,
+            record: Some(record.clone()),
+            ..RegionWrite::default()
+        }));
+        if let Err(failure) = write_log(&*self.log_store, &mut batch, true) {
+            let reason = failure.to_string();
+            handle.inner.health.fail(failure);
+            return Err(LogStoreError::Write(reason).into());
+        }
+        for record in records {
+            let stored = StoredRegion {
+                record: record.clone(),
+                hard_state: None,
+                truncated: TruncatedState::INITIAL,
+                last_index: TruncatedState::INITIAL.index,
+            };
+            self.restore(handle, stored);
+        }
+        Ok(())
+    }
+
+    /// The record of a region to be created, its range taken; `None` if there is nothing to do.
     fn admit(
         &self,
         handle: &StoreHandle,
@@ -76,23 +103,16 @@ impl Creator {
     ) -> Result<Option<RegionRecord>, StartError> {
         let region_id = description.id;
         let fail = |reason: String| StartError::Region { region_id, reason };
-        if handle.inner.stopped.load(Ordering::Acquire) || handle.inner.health.has_failed() {
-            return Err(StartError::Stopped);
-        }
         description.validate().map_err(|error| fail(error.to_string()))?;
+        if region_id.get() > MAX_REGION_ID {
+            return Err(fail(format!("ids above {MAX_REGION_ID} are reserved")));
+        }
         let Some(peer) = description.peer_on(self.store_id) else { return Ok(None) };
         if let Some(reason) = handle.inner.set_aside.lock().get(&region_id) {
             return Err(fail(format!("it exists and is set aside: {reason}")));
         }
-        if let Some(status) = handle.region_status(region_id) {
-            // It may have changed since its creation; then its epoch is newer.
-            let known = &status.description;
-            let newer = known.epoch.conf_ver > description.epoch.conf_ver
-                || known.epoch.version > description.epoch.version;
-            if **known == *description || newer {
-                return Ok(None);
-            }
-            return Err(fail("it exists with another description".to_owned()));
+        if handle.inner.router.mailbox(region_id.get()).is_some() {
+            return self.compare(handle, description).map(|()| None);
         }
         if let Err(other) = handle.inner.ranges.insert(description) {
             return Err(fail(format!("its range overlaps that of region {other}")));
@@ -100,6 +120,27 @@ impl Creator {
         let record =
             RegionRecord { description: description.clone(), peer_id: peer.id, tombstone: false };
         Ok(Some(record))
+    }
+
+    /// Whether a region that is here is the one described.
+    fn compare(
+        &self,
+        handle: &StoreHandle,
+        description: &RegionDescription,
+    ) -> Result<(), StartError> {
+        let region_id = description.id;
+        let fail = |reason: &str| StartError::Region { region_id, reason: reason.to_owned() };
+        let Some(status) = handle.region_status(region_id) else {
+            return Err(fail("it exists and is too busy to be compared; try again"));
+        };
+        // It may have changed since its creation; then its epoch is newer.
+        let known = &status.description;
+        let newer = known.epoch.conf_ver > description.epoch.conf_ver
+            || known.epoch.version > description.epoch.version;
+        match **known == *description || newer {
+            true => Ok(()),
+            false => Err(fail("it exists with another description")),
+        }
     }
 
     /// Brings a region to life from what the log store holds. One that is damaged is set aside, and
@@ -110,6 +151,9 @@ impl Creator {
         }
         let region_id = stored.record.description.id;
         if let Err(reason) = self.try_restore(handle, stored) {
+            if handle.inner.stopped.load(Ordering::Acquire) {
+                return;
+            }
             tracing::error!(region = %region_id, reason, "region set aside");
             handle.inner.set_aside.lock().insert(region_id, reason);
         }

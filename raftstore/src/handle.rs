@@ -12,11 +12,13 @@ use crate::store_fsm::SetAside;
 use batch_system::SendError;
 use bytes::Bytes;
 use futures_channel::oneshot;
+use parking_lot::Mutex;
 use region::{
     Answer, Callback, Envelope, Proposal, ProposeError, RegionDescription, RegionEpoch, RegionId,
     RegionStatus, StoreId,
 };
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -67,8 +69,10 @@ pub(crate) struct HandleInner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ranges: Arc<RangeMap>,
     pub(crate) set_aside: SetAside,
-    pub(crate) creator: Creator,
+    /// Gone once the store has stopped, so that a handle does not keep the log store open.
+    pub(crate) creator: Mutex<Option<Arc<Creator>>>,
     pub(crate) stopped: AtomicBool,
+    pub(crate) max_proposal_bytes: usize,
 }
 
 impl fmt::Debug for StoreHandle {
@@ -100,7 +104,9 @@ impl StoreHandle {
     }
 
     /// Proposes; the answer is given to `callback`, exactly once, on a thread of the store, or on
-    /// this one if it is refused at once. The callback should be short; it may propose.
+    /// this one if it is refused at once. The callback should be short. It may propose, but must not
+    /// wait for anything of the store: not [`propose`](Self::propose), [`bootstrap`](Self::bootstrap)
+    /// or [`region_status`](Self::region_status), nor the store's shutdown or drop.
     pub fn propose_with(
         &self,
         region: RegionId,
@@ -112,13 +118,20 @@ impl StoreHandle {
         let stamp = self.inner.clock.now().as_nanos() as u64;
         let proposal = Proposal { payload, epoch, callback, stamp };
         if self.inner.health.has_failed() {
-            return proposal.callback.call(Err(ProposeError::Stopped { region_id: region }));
+            let stopped = Err(ProposeError::Stopped { region_id: region });
+            return refuse_in_turn(proposal.callback, stopped);
+        }
+        let (size_bytes, limit_bytes) = (proposal.payload.len(), self.inner.max_proposal_bytes);
+        if size_bytes > limit_bytes {
+            // Here, so that a mailbox never holds what cannot be proposed.
+            let large = ProposeError::TooLarge { region_id: region, size_bytes, limit_bytes };
+            return refuse_in_turn(proposal.callback, Err(large));
         }
         if let Err(refused) = self.inner.router.send(region.get(), RegionMessage::Propose(proposal))
         {
             let error = self.refusal(region, &refused);
             if let RegionMessage::Propose(proposal) = refused.into_message() {
-                proposal.callback.call(Err(error));
+                self.refuse(proposal.callback, error);
             }
         }
     }
@@ -144,15 +157,17 @@ impl StoreHandle {
     /// When a description is unsound, overlaps another region, or contradicts one that exists; those
     /// before it in the list may have been created.
     pub fn bootstrap(&self, regions: &[RegionDescription]) -> Result<(), StartError> {
-        self.inner.creator.bootstrap(self, regions)
+        let creator = self.inner.creator.lock().clone();
+        creator.ok_or(StartError::Stopped)?.bootstrap(self, regions)
     }
 
-    /// Makes the peer here stand for election now. Says whether the region is here.
+    /// Makes the peer here stand for election now. Says whether the region is here and its mailbox
+    /// not full.
     pub fn campaign(&self, region: RegionId) -> bool {
-        self.inner.router.force_send(region.get(), RegionMessage::Campaign).is_ok()
+        self.inner.router.send(region.get(), RegionMessage::Campaign).is_ok()
     }
 
-    /// How a region stands here; waits for its turn in the pool. `None` if it is not here, or its
+    /// How a region stands here; waits for its turn in the pool, so not from a callback. `None` if it is not here, or its
     /// mailbox is full.
     pub fn region_status(&self, region: RegionId) -> Option<RegionStatus> {
         let (sender, status) = crossbeam::channel::bounded(1);
@@ -214,6 +229,20 @@ impl StoreHandle {
         }
     }
 
+    /// A full mailbox is answered by a poller, between two rounds: a callback that proposes again at
+    /// once then waits its turn, and the mailbox has been emptied meanwhile.
+    fn refuse(&self, callback: Callback, error: ProposeError) {
+        if !matches!(error, ProposeError::Busy { .. }) {
+            return refuse_in_turn(callback, Err(error));
+        }
+        let answer = StoreMessage::Answer(callback, Err(error));
+        if let Err(refused) = self.inner.router.force_send_control(answer) {
+            if let StoreMessage::Answer(callback, answer) = refused.into_message() {
+                refuse_in_turn(callback, answer);
+            }
+        }
+    }
+
     fn refusal(&self, region_id: RegionId, refused: &SendError<RegionMessage>) -> ProposeError {
         if refused.is_full() {
             return ProposeError::Busy { region_id, reason: "the mailbox is full" };
@@ -225,6 +254,38 @@ impl StoreHandle {
             true => ProposeError::Quarantined { region_id },
             false => ProposeError::RegionNotFound { region_id },
         }
+    }
+}
+
+thread_local! {
+    /// Refusals to be told on this thread, while one is being told.
+    static REFUSALS: RefCell<Option<VecDeque<(Callback, Answer)>>> = const { RefCell::new(None) };
+}
+
+/// Tells a refusal on this thread. A callback that proposes again and is refused again does not run
+/// deeper in the stack but after the one that runs now.
+fn refuse_in_turn(callback: Callback, answer: Answer) {
+    let nested = REFUSALS.with_borrow_mut(|queue| match queue {
+        Some(queue) => {
+            queue.push_back((callback, answer));
+            None
+        }
+        None => {
+            *queue = Some(VecDeque::new());
+            Some((callback, answer))
+        }
+    });
+    let mut next = nested;
+    while let Some((callback, answer)) = next {
+        // A panic in it ends there, so the queue is always taken away below.
+        callback.call(answer);
+        next = REFUSALS.with_borrow_mut(|queue| {
+            let following = queue.as_mut().and_then(VecDeque::pop_front);
+            if following.is_none() {
+                *queue = None;
+            }
+            following
+        });
     }
 }
 

@@ -39,7 +39,7 @@ pub use error::{StartError, StoreFailure};
 pub use handle::{AnswerFuture, StoreHandle, Write};
 pub use log_store::{
     DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
-    RaftEngineLogStore, RegionWrite, Stored, StoredRegion,
+    RaftEngineLogStore, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
 };
 pub use state_machine::{
     Command, MapCommand, MapCommandError, OrderedMap, RegionCommands, StateMachine,
@@ -50,7 +50,15 @@ pub use transport::{InProcessTransport, Transport};
 pub use write_path::Stage;
 
 pub use region::{
-    Answer, AppliedState, Envelope, Index, LogReadError, LogReader, Peer, PeerId, PeerRole,
-    ProposeError, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus, Response,
-    Role, StoreId, StoreIdent, Term, TruncatedState,
+    Answer, AppliedState, DecodeError, Envelope, Index, LogReadError, LogReader, Peer, PeerId,
+    PeerRole, ProposeError, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus,
+    Response, Role, StoreId, StoreIdent, Term, TruncatedState, INITIAL_INDEX,
 };
+
+/// The entry and the hard state of raft-rs 0.7, which a [`LogStore`] keeps.
+pub use raft::eraftpb::{Entry, HardState};
+
+// Types of other crates that appear in this crate's interface.
+pub use bytes::Bytes;
+pub use bytesize::ByteSize;
+pub use prometheus::Registry;

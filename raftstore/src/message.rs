@@ -1,6 +1,8 @@
 //! What the mailboxes carry.
 
-use region::{Envelope, Index, Persisted, Proposal, RegionFailure, RegionId, RegionStatus};
+use region::{
+    Answer, Callback, Envelope, Index, Persisted, Proposal, RegionFailure, RegionId, RegionStatus,
+};
 
 /// To a region.
 pub(crate) enum RegionMessage {
@@ -28,6 +30,8 @@ pub(crate) enum StoreMessage {
     RegionPanicked(RegionId, String),
     /// A region cannot go on.
     RegionFailed(RegionId, RegionFailure),
+    /// A proposal that was refused, to be answered between two rounds.
+    Answer(Callback, Answer),
     /// A Raft message for a region that is not here.
     Stray(Box<Envelope>),
 }

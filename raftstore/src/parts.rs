@@ -97,6 +97,7 @@ impl Parts {
             clock.clone(),
             health.clone(),
             self.log_store.is_volatile(),
+            self.set_aside.clone(),
         )
     }
 

@@ -5,7 +5,7 @@ use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::LocalMetrics;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
-use crate::store_fsm::StoreFsm;
+use crate::store_fsm::{SetAside, StoreFsm};
 use crate::write_path::apply::ApplyDone;
 use crate::write_path::collect::CollectStation;
 use crate::write_path::propose::ProposeStation;
@@ -29,6 +29,9 @@ pub(crate) struct StorePoller {
     now: Duration,
     /// FSMs handled in this round.
     slots: u32,
+    /// Set from the begin of a round to its end: found set at a begin, the last round panicked.
+    in_round: bool,
+    set_aside: SetAside,
 }
 
 impl StorePoller {
@@ -39,6 +42,7 @@ impl StorePoller {
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
         log_is_volatile: bool,
+        set_aside: SetAside,
     ) -> Self {
         Self {
             propose,
@@ -50,6 +54,8 @@ impl StorePoller {
             log_is_volatile,
             now: Duration::ZERO,
             slots: 0,
+            in_round: false,
+            set_aside,
         }
     }
 
@@ -101,7 +107,7 @@ impl StorePoller {
                 }
             }
         }
-        persist.flush_truncations(&mut self.metrics);
+        persist.flush_truncations();
         for claim in batch.iter() {
             if claim.fsm().region.has_ready() {
                 // Forced: it is the one message that keeps a region going.
@@ -113,6 +119,9 @@ impl StorePoller {
 
 impl Handler<RegionFsm, StoreFsm> for StorePoller {
     fn begin(&mut self, round: &RoundStart) {
+        if std::mem::replace(&mut self.in_round, true) {
+            self.collect.clear();
+        }
         self.now = self.clock.now();
         self.slots = 0;
         if let Some(waited) = round.waited {
@@ -158,6 +167,7 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         self.collect.send.flush(&mut self.metrics);
         self.collect.respond.flush(&mut self.metrics);
         self.metrics.flush_if_due(self.now);
+        self.in_round = false;
     }
 
     fn closed(
@@ -167,10 +177,16 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         reason: CloseReason,
     ) {
         let region_id = fsm.region.id();
-        let refusal = match reason {
-            CloseReason::Panicked(_) => ProposeError::Quarantined { region_id },
+        let refusal = match &reason {
+            CloseReason::Panicked(text) => {
+                // Noted before the address is free, so that nobody creates the region anew.
+                let reason = format!("its handler panicked: {text}");
+                self.set_aside.lock().insert(region_id, reason);
+                ProposeError::Quarantined { region_id }
+            }
             _ => ProposeError::Stopped { region_id },
         };
+        self.propose.refuse_leftovers(&refusal);
         refuse(&mut unhandled, &refusal);
         self.effects.clear();
         if !matches!(reason, CloseReason::Panicked(_)) {
@@ -182,6 +198,15 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         // dropped.
         drop(fsm);
         self.collect.respond.flush(&mut self.metrics);
+    }
+
+    fn control_closed(
+        &mut self,
+        mut fsm: Box<StoreFsm>,
+        unhandled: Vec<StoreMessage>,
+        _: CloseReason,
+    ) {
+        unhandled.into_iter().for_each(|message| fsm.take_leave(message));
     }
 
     fn panic_message(&mut self, report: PanicReport) -> Option<StoreMessage> {

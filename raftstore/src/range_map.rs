@@ -25,10 +25,10 @@ impl RangeMap {
             true => Bound::Unbounded,
             false => Bound::Excluded(end.clone()),
         };
-        if let Some((_, (other_end, other))) =
+        if let Some((other_start, (other_end, other))) =
             ranges.range((Bound::Unbounded, below_end)).next_back()
         {
-            if *other == description.id {
+            if *other == description.id && other_start == start && other_end == end {
                 return Ok(());
             }
             if other_end.is_empty() || other_end > start {
@@ -37,6 +37,14 @@ impl RangeMap {
         }
         ranges.insert(start.clone(), (end.clone(), description.id));
         Ok(())
+    }
+
+    /// Takes back an [`insert`](Self::insert).
+    pub(crate) fn remove(&self, description: &RegionDescription) {
+        let mut ranges = self.ranges.write();
+        if ranges.get(&description.start_key).is_some_and(|(_, region)| *region == description.id) {
+            ranges.remove(&description.start_key);
+        }
     }
 
     /// The region that holds `key`.
@@ -95,7 +103,11 @@ mod tests {
         }
         assert_eq!(map.insert(&region(2, "d", "")), Ok(()));
         assert_eq!(map.insert(&region(3, "", "b")), Ok(()));
-        // The same region again, as when creation is repeated.
+        // The same region again, as when creation is repeated; not with another range.
         assert_eq!(map.insert(&region(3, "", "b")), Ok(()));
+        assert_eq!(map.insert(&region(3, "", "a")), Err(RegionId::new(3)));
+        map.remove(&region(3, "", "b"));
+        assert_eq!(map.find(b"a"), None);
+        assert_eq!(map.insert(&region(4, "", "a")), Ok(()));
     }
 }

@@ -1,7 +1,7 @@
 //! A store: started, stopped.
 
 use crate::builder::StoreBuilder;
-use crate::error::StartError;
+use crate::error::{StartError, StoreFailure};
 use crate::figures::Figures;
 use crate::handle::{HandleInner, StoreHandle};
 use crate::log_store::Stored;
@@ -12,8 +12,10 @@ use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::ApplyQueue;
 use crate::write_path::persist::WriteQueue;
 use batch_system::Pool;
+use parking_lot::Mutex;
 use prometheus::{Encoder, Registry, TextEncoder};
 use region::StoreId;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -25,7 +27,8 @@ const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 /// A running store. [`shutdown`](Store::shutdown) ends it; dropping it does the same.
 pub struct Store {
     handle: StoreHandle,
-    pool: Pool<RegionFsm, StoreFsm>,
+    /// `None` once it has stopped.
+    pool: Option<Pool<RegionFsm, StoreFsm>>,
     write_queues: Vec<Arc<WriteQueue>>,
     apply_queues: Vec<Arc<ApplyQueue>>,
     threads: Vec<JoinHandle<()>>,
@@ -46,14 +49,15 @@ impl Store {
     }
 
     /// Ends the store: every region stops, every proposal is answered, every thread has ended when
-    /// this returns. Must not be called from a callback. May be called more than once.
+    /// this returns. The log's directory is free for another start then, even while handles are left.
+    /// Must not be called from a callback. May be called more than once.
     pub fn shutdown(&mut self) {
         if self.handle.inner.stopped.swap(true, Ordering::AcqRel) {
             return;
         }
         // The regions end first, and answer what waits. What pollers have queued by then is still
         // written and applied, and its proposers hear the true outcome.
-        self.pool.shutdown();
+        drop(self.pool.take());
         self.write_queues.iter().for_each(|queue| queue.close());
         self.apply_queues.iter().for_each(|queue| queue.close());
         for thread in self.threads.drain(..) {
@@ -66,6 +70,8 @@ impl Store {
             drop(stop);
             thread.join().expect("the reclaimer does not panic");
         }
+        // The last that holds the log store open, unless a bootstrap is under way.
+        drop(self.handle.inner.creator.lock().take());
     }
 
     /// The metrics of the store's registry as Prometheus text, for those who cannot share a registry.
@@ -85,6 +91,7 @@ impl Store {
     ) -> Result<Self, StartError> {
         let parts = Arc::new(parts);
         let pool = start_pool(&parts)?;
+        let creator = Arc::new(parts.creator());
         let handle = StoreHandle {
             inner: Arc::new(HandleInner {
                 store_id: parts.store_id,
@@ -94,15 +101,16 @@ impl Store {
                 metrics: parts.metrics.clone(),
                 ranges: Arc::new(RangeMap::default()),
                 set_aside: parts.set_aside.clone(),
-                creator: parts.creator(),
+                creator: Mutex::new(Some(creator.clone())),
                 stopped: AtomicBool::new(false),
+                max_proposal_bytes: parts.config.region_config().max_proposal_bytes,
             }),
         };
         let figures = Figures::new(&handle.inner, &parts.write_queues, &parts.apply_queues);
         registry.register(Box::new(figures.clone()))?;
         let mut store = Self {
             handle,
-            pool,
+            pool: Some(pool),
             write_queues: parts.write_queues.clone(),
             apply_queues: parts.apply_queues.clone(),
             threads: Vec::new(),
@@ -116,7 +124,7 @@ impl Store {
             parts.set_aside.lock().insert(damaged.region_id, damaged.reason);
         }
         for region in stored.regions {
-            store.handle.inner.creator.restore(&store.handle, region);
+            creator.restore(&store.handle, region);
         }
         Ok(store)
     }
@@ -139,8 +147,10 @@ impl Store {
             let thread = spawn(format!("{name}-reclaim"), move || {
                 let timeout = |error| error == crossbeam::channel::RecvTimeoutError::Timeout;
                 while stopped.recv_timeout(RECLAIM_EVERY).is_err_and(timeout) {
-                    if let Err(error) = log_store.reclaim() {
-                        health.fail(error.into());
+                    match catch_unwind(AssertUnwindSafe(|| log_store.reclaim())) {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(error)) => health.fail(error.into()),
+                        Err(_) => health.fail(StoreFailure::Panicked("the log store")),
                     }
                 }
             })?;

@@ -37,6 +37,7 @@ impl StoreFsm {
                 self.set_aside(region, failure.to_string());
                 outbox.close(region.get());
             }
+            StoreMessage::Answer(callback, answer) => callback.call(answer),
             StoreMessage::Stray(envelope) => {
                 self.strays += 1;
                 // Every power of two: enough to see it happens, too little to fill a disk.
@@ -49,6 +50,13 @@ impl StoreFsm {
                     );
                 }
             }
+        }
+    }
+
+    /// Handles what is left when the store ends.
+    pub(crate) fn take_leave(&mut self, message: StoreMessage) {
+        if let StoreMessage::Answer(callback, answer) = message {
+            callback.call(answer);
         }
     }
 

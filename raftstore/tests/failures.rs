@@ -7,9 +7,10 @@ use common::{config, eventually, Cluster};
 use parking_lot::{Condvar, Mutex};
 use raft::eraftpb::{Entry, HardState};
 use raftstore::{
-    AppliedState, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
+    AppliedState, Envelope, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
     LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, RegionCommands, RegionId,
     RegionWrite, StateMachine, StateMachineError, Store, StoreFailure, StoreId, Stored, Term,
+    Transport,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -24,9 +25,9 @@ struct FaultyLog {
     fails: AtomicBool,
     /// Reading this region's entries fails; 0 is none.
     unreadable: AtomicU64,
-    /// Writing this region's entries panics; 0 is none. Such a log calls itself volatile, so that
-    /// the write happens in the region's own handler.
+    /// Reading this region's entries panics; 0 is none.
     panics: AtomicU64,
+    write_panics: AtomicBool,
     held: Mutex<bool>,
     released: Condvar,
 }
@@ -38,6 +39,7 @@ impl FaultyLog {
             fails: AtomicBool::new(false),
             unreadable: AtomicU64::new(0),
             panics: AtomicU64::new(0),
+            write_panics: AtomicBool::new(false),
             held: Mutex::new(false),
             released: Condvar::new(),
         })
@@ -57,6 +59,7 @@ impl LogReader for FaultyLog {
         high: Index,
         max_bytes: usize,
     ) -> Result<Vec<Entry>, LogReadError> {
+        assert!(self.panics.load(Ordering::Acquire) != region.get(), "injected");
         if self.unreadable.load(Ordering::Acquire) == region.get() {
             let cause = "injected".to_owned();
             return Err(LogReadError { region_id: region, low, high, cause });
@@ -83,15 +86,17 @@ impl LogStore for FaultyLog {
         if self.fails.load(Ordering::Acquire) {
             return Err(LogStoreError::Write("injected".to_owned()));
         }
-        let panics = self.panics.load(Ordering::Acquire);
-        let written = |write: &RegionWrite| write.region_id.get() == panics;
-        assert!(!batch.writes.iter().any(written), "injected");
+        if self.write_panics.load(Ordering::Acquire) {
+            // Like an adapter that has taken the batch apart when the engine below it panics.
+            batch.writes.clear();
+            panic!("injected");
+        }
         self.inner.write(batch, sync)
     }
 
     fn is_volatile(&self) -> bool {
-        // Otherwise the store treats it as a disk.
-        self.panics.load(Ordering::Acquire) != 0
+        // So that the store treats it as a disk.
+        false
     }
 }
 
@@ -209,7 +214,8 @@ fn a_state_machine_that_fails_or_panics_stops_its_store_with_the_outcome_unknown
         eventually("it leads", || handle.leaders() == 1);
         handle.propose(region, put("good")).expect("healthy");
         let answer = handle.propose(region, put("poison"));
-        assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+        let Err(error) = answer else { panic!("{answer:?}") };
+        assert!(error.may_have_happened() && error.to_string().contains("store failed"), "{error}");
         eventually("it has stopped", || handle.failure().is_some());
         let late = handle.propose(region, put("late"));
         assert!(matches!(late, Err(ProposeError::Stopped { .. })), "{late:?}");
@@ -282,26 +288,160 @@ fn an_unreadable_log_sets_its_region_aside_and_the_others_go_on() {
 #[test]
 fn a_panic_in_a_regions_handler_quarantines_that_region_alone() {
     let logs: Vec<_> = (0..3).map(|_| FaultyLog::new()).collect();
-    // A region that does not exist: nothing panics yet.
-    logs.iter().for_each(|log| log.panics.store(u64::MAX, Ordering::Release));
     let seams: Vec<Arc<dyn LogStore>> =
         logs.iter().map(|log| log.clone() as Arc<dyn LogStore>).collect();
-    let cluster = Cluster::with_logs(&config(), &seams);
-    cluster.lead_from_the_first(2);
+    let mut config = config();
+    // Nothing is cached, so that a lagging follower is served from the log. One poller, so that all
+    // regions share what a panic may leave behind in it.
+    config.raft.entry_cache_size = bytesize::ByteSize::b(0);
+    config.pollers = 1;
+    let cluster = Cluster::with_logs(&config, &seams);
+    cluster.lead_from_the_first(8);
+    let first = cluster.handle(0);
+    cluster.network.disconnect(StoreId::new(3));
+    for number in 0..50 {
+        cluster.write(RegionId::new(1), &put(&number.to_string())).expect("two are a quorum");
+    }
+    // Proposals keep coming while reading the log for the third store panics.
+    let asked = Arc::new(AtomicU64::new(0));
+    let answered = Arc::new(AtomicU64::new(0));
+    let elsewhere = Arc::new(AtomicU64::new(0));
     logs[0].panics.store(1, Ordering::Release);
-    let answer = cluster.handle(0).propose(RegionId::new(1), put("poison"));
-    assert!(
-        matches!(answer, Err(ProposeError::Unknown { .. } | ProposeError::Quarantined { .. })),
-        "{answer:?}"
-    );
+    cluster.network.connect(cluster.handle(2));
     eventually("the region is set aside", || {
-        cluster.handle(0).set_aside().contains_key(&RegionId::new(1))
+        for _ in 0..20 {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let (answered, elsewhere) = (answered.clone(), elsewhere.clone());
+            first.propose_with(RegionId::new(1), put("mine"), move |answer| {
+                let elsewhere_now = answer.is_ok_and(|ok| ok.region_id != RegionId::new(1));
+                elsewhere.fetch_add(u64::from(elsewhere_now), Ordering::Relaxed);
+                answered.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        first.set_aside().contains_key(&RegionId::new(1))
     });
-    assert!(cluster.handle(0).failure().is_none());
-    cluster.write(RegionId::new(2), &put("other")).expect("the other region serves");
+    assert!(first.failure().is_none(), "the store itself is healthy");
+    for id in 2..=8 {
+        let answer = first.propose(RegionId::new(id), put("other"));
+        assert!(answer.is_ok(), "region {id} does not serve here: {answer:?}");
+        assert_eq!(cluster.maps[0].get(RegionId::new(id), b"mine"), None, "a stray command");
+    }
+    assert_eq!(first.set_aside().len(), 1, "{:?}", first.set_aside());
     cluster.write(RegionId::new(1), &put("again")).expect("the other two stores serve it");
+    eventually("every proposal is answered once", || {
+        answered.load(Ordering::Relaxed) == asked.load(Ordering::Relaxed)
+    });
+    assert_eq!(elsewhere.load(Ordering::Relaxed), 0, "answered by another region");
     let text = cluster.stores[0].metrics_text();
     assert!(text.contains("raftstore_region_panics_total{store=\"1\"} 1"), "{text}");
+    cluster.shutdown();
+}
+
+#[test]
+fn a_log_store_that_panics_stops_its_store_and_promises_nothing() {
+    for log_writers in [0, 1] {
+        let (cluster, logs) = faulty_cluster(log_writers);
+        cluster.lead_from_the_first(2);
+        let region = RegionId::new(1);
+        cluster.write(region, &put("before")).expect("healthy");
+        cluster.network.disconnect(StoreId::new(3));
+        logs[1].write_panics.store(true, Ordering::Release);
+        // Only the second store could make it a quorum, and its write panics.
+        let answer = cluster.handle(0).propose(region, put("lonely"));
+        assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+        eventually("it has stopped", || cluster.handle(1).failure().is_some());
+        cluster.shutdown();
+    }
+}
+
+/// Loses its head now and then.
+struct PanickyTransport {
+    inner: InProcessTransport,
+    panics: Arc<AtomicBool>,
+}
+
+impl Transport for PanickyTransport {
+    fn send(&self, to: StoreId, messages: &mut Vec<Box<Envelope>>) -> usize {
+        assert!(!self.panics.load(Ordering::Acquire), "injected");
+        self.inner.send(to, messages)
+    }
+}
+
+#[test]
+fn a_transport_that_panics_costs_messages_and_no_region() {
+    let network = InProcessTransport::new();
+    let panics = Arc::new(AtomicBool::new(false));
+    let stores: Vec<Store> = (1..=3)
+        .map(|id| {
+            let transport = PanickyTransport { inner: network.clone(), panics: panics.clone() };
+            let store = Store::builder(StoreId::new(id))
+                .config(config())
+                .log_store(Arc::new(MemoryLogStore::new()))
+                .state_machine(Arc::new(OrderedMap::new()))
+                .transport(transport)
+                .start()
+                .expect("starts");
+            network.connect(store.handle());
+            store.handle().bootstrap(&common::regions(4)).expect("sound");
+            store
+        })
+        .collect();
+    let handle = stores[0].handle();
+    let lead = || {
+        eventually("it leads", || {
+            for id in 1..=4 {
+                handle.campaign(RegionId::new(id));
+            }
+            handle.leaders() == 4
+        });
+    };
+    lead();
+    panics.store(true, Ordering::Release);
+    handle.propose_with(RegionId::new(1), put("lost"), drop);
+    eventually("messages are dropped", || {
+        stores[0].metrics_text().contains("reason=\"transport_panicked\"")
+    });
+    panics.store(false, Ordering::Release);
+    eventually("it serves again", || handle.propose(RegionId::new(2), put("k")).is_ok());
+    assert!(stores.iter().all(|store| store.handle().set_aside().is_empty()));
+}
+
+#[test]
+fn callbacks_that_panic_or_propose_at_once_harm_nobody() {
+    let config = raftstore::StoreConfig { mailbox_capacity: 16, ..config() };
+    let cluster = Cluster::in_memory(&config);
+    cluster.lead_from_the_first(1);
+    let handle = cluster.handle(0);
+    for _ in 0..100 {
+        handle.propose_with(RegionId::new(1), put("k"), |_| panic!("the user's"));
+    }
+    // Refused for fullness, each proposes again from its callback until it is let in.
+    fn insist(handle: raftstore::StoreHandle, done: Arc<AtomicU64>) {
+        let again = handle.clone();
+        handle.propose_with(RegionId::new(1), put("k"), move |answer| match answer {
+            Ok(_) => drop(done.fetch_add(1, Ordering::Relaxed)),
+            Err(ProposeError::Busy { .. }) => insist(again, done),
+            Err(other) => panic!("{other:?}"),
+        });
+    }
+    let done = Arc::new(AtomicU64::new(0));
+    for _ in 0..2000 {
+        insist(handle.clone(), done.clone());
+    }
+    eventually("all were let in", || done.load(Ordering::Relaxed) == 2000);
+    // Nested refusals on this thread do not nest on its stack.
+    fn nest(handle: raftstore::StoreHandle, left: u64, done: Arc<AtomicU64>) {
+        let again = handle.clone();
+        handle.propose_with(RegionId::new(99), put("k"), move |answer| {
+            assert!(matches!(answer, Err(ProposeError::RegionNotFound { .. })), "{answer:?}");
+            match left {
+                0 => drop(done.fetch_add(1, Ordering::Relaxed)),
+                _ => nest(again, left - 1, done),
+            }
+        });
+    }
+    nest(handle.clone(), 100_000, done.clone());
+    assert_eq!(done.load(Ordering::Relaxed), 2001);
     cluster.shutdown();
 }
 

@@ -108,6 +108,19 @@ fn bootstrap_may_be_repeated_and_contradictions_are_refused() {
     let refused = handle.bootstrap(&[region(4, 4)]).expect_err("it overlaps").to_string();
     assert!(refused.contains("region 4") && refused.contains("overlaps"), "{refused}");
 
+    let mut unsound = region(6, 6);
+    unsound.peers.clear();
+    let mut sound = region(5, 5);
+    (sound.start_key, sound.end_key) = (Bytes::new(), Bytes::from("00"));
+    let other = cluster.handle(1);
+    other.bootstrap(&[sound.clone(), unsound]).expect_err("one of them is unsound");
+    assert_eq!((other.regions(), other.region_of_key(b"0")), (0, None), "nothing was created");
+    other.bootstrap(&[sound.clone(), sound]).expect("listed twice is created once");
+    assert_eq!((other.regions(), other.set_aside().len()), (1, 0));
+    let reserved = raftstore::RegionDescription { id: RegionId::new(u64::MAX - 5), ..region(9, 9) };
+    let refused = other.bootstrap(&[reserved]).expect_err("its id is reserved").to_string();
+    assert!(refused.contains("reserved"), "{refused}");
+
     let elsewhere =
         raftstore::RegionDescription { peers: vec![region(9, 9).peers[2]], ..region(9, 9) };
     handle.bootstrap(&[elsewhere]).expect("no peer here: passed over");

@@ -1,5 +1,7 @@
 //! What a proposer gets, and the certainty that it gets it.
 
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
 use bytes::Bytes;
 
 use crate::error::ProposeError;
@@ -25,7 +27,7 @@ type Run = Box<dyn FnOnce(Answer) + Send>;
 
 /// How a proposer is told the outcome.
 ///
-/// Invariant: runs exactly once. A callback that is dropped unanswered runs with
+/// Invariant: runs exactly once, and a panic in it ends there. A callback that is dropped unanswered runs with
 /// [`ProposeError::Unknown`], so no path, not even a panic, can leave a proposer waiting.
 pub struct Callback {
     run: Option<Run>,
@@ -40,8 +42,15 @@ impl Callback {
 
     /// Answers.
     pub fn call(mut self, answer: Answer) {
-        if let Some(run) = self.run.take() {
-            run(answer);
+        self.run_with(answer);
+    }
+
+    fn run_with(&mut self, answer: Answer) {
+        let Some(run) = self.run.take() else { return };
+        // The user's code must not take down whoever answers, nor the process while another panic
+        // unwinds and drops callbacks.
+        if catch_unwind(AssertUnwindSafe(|| run(answer))).is_err() {
+            tracing::error!(region = %self.region_id, "a proposal's callback panicked");
         }
     }
 
@@ -53,9 +62,9 @@ impl Callback {
 
 impl Drop for Callback {
     fn drop(&mut self) {
-        if let Some(run) = self.run.take() {
+        if self.run.is_some() {
             let reason = "dropped unanswered";
-            run(Err(ProposeError::Unknown { region_id: self.region_id, reason }));
+            self.run_with(Err(ProposeError::Unknown { region_id: self.region_id, reason }));
         }
     }
 }
@@ -88,6 +97,17 @@ mod tests {
         let (answers, callback) = recorder();
         callback.call(Err(ProposeError::Stale { region_id: RegionId::new(1) }));
         assert_eq!(answers.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn panics_in_callbacks_end_there_even_while_another_unwinds() {
+        let bad = || Callback::new(|_| panic!("the user's"));
+        bad().call(Err(ProposeError::Stale { region_id: RegionId::new(1) }));
+        let unwound = catch_unwind(|| {
+            let _dropped_while_unwinding = [bad(), bad()];
+            panic!("ours");
+        });
+        assert!(unwound.is_err());
     }
 
     #[test]

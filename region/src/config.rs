@@ -13,12 +13,12 @@ pub struct RegionConfig {
     pub election_ticks: usize,
     /// Ticks between two heartbeats of a leader.
     pub heartbeat_ticks: usize,
-    /// Largest message of a leader to a follower, in bytes, unless a single entry is larger. Must
-    /// be the same on all stores: receivers refuse more.
+    /// Largest message of a leader to a follower, in bytes, unless a single entry is larger. Receivers
+    /// take up to 64 MiB whatever theirs is.
     pub max_size_per_msg_bytes: usize,
     /// Messages to one follower under way at the same time.
     pub max_inflight_msgs: usize,
-    /// Largest payload of a command. Must be the same on all stores.
+    /// Largest payload of a command that is proposed here. Followers take up to 64 MiB.
     pub max_proposal_bytes: usize,
     /// Proposals waiting for their entry to commit; more are `Busy`.
     pub max_pending_proposals: usize,
@@ -61,6 +61,10 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
+/// No setting may allow larger commands or messages, and a receiver refuses what is larger: its own
+/// settings may lag behind the sender's while a new one is rolled out.
+pub(crate) const MAX_COMMAND_BYTES: usize = 64 * MIB;
+
 impl RegionConfig {
     /// Sensible settings for a cluster.
     pub fn new(cluster_id: u64) -> Self {
@@ -99,9 +103,14 @@ impl RegionConfig {
                 2 * self.heartbeat_ticks as u64 + 1,
                 10_000,
             ),
-            ("max_size_per_msg_bytes", self.max_size_per_msg_bytes as u64, 1, 64 * MIB as u64),
+            (
+                "max_size_per_msg_bytes",
+                self.max_size_per_msg_bytes as u64,
+                1,
+                MAX_COMMAND_BYTES as u64,
+            ),
             ("max_inflight_msgs", self.max_inflight_msgs as u64, 1, 4_096),
-            ("max_proposal_bytes", self.max_proposal_bytes as u64, 1, 64 * MIB as u64),
+            ("max_proposal_bytes", self.max_proposal_bytes as u64, 1, MAX_COMMAND_BYTES as u64),
             ("max_pending_proposals", self.max_pending_proposals as u64, 1, 1 << 24),
             (
                 "max_uncommitted_bytes",

@@ -121,6 +121,12 @@ impl ProposeError {
         }
     }
 
+    /// Whether the command may have happened, or may still happen. After every other error it
+    /// surely did not, and never will.
+    pub fn may_have_happened(&self) -> bool {
+        matches!(self, ProposeError::Unknown { .. })
+    }
+
     /// The region that the proposal was for.
     pub fn region_id(&self) -> RegionId {
         match self {

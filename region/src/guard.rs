@@ -35,7 +35,7 @@
 use raft::eraftpb::{EntryType, Message, MessageType};
 
 use crate::command::MAX_HEADER_BYTES;
-use crate::config::RegionConfig;
+use crate::config::{RegionConfig, MAX_COMMAND_BYTES};
 use crate::description::{Peer, RegionDescription};
 use crate::envelope::Envelope;
 
@@ -229,7 +229,6 @@ fn check_append(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
     if message.log_term == 0 {
         return Err(Rejection::OutOfRange);
     }
-    let limit = max_append_bytes(view.config);
     let (mut bytes, mut index, mut term) = (0usize, message.index, message.log_term);
     for entry in message.entries.iter() {
         index += 1;
@@ -242,7 +241,7 @@ fn check_append(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
         }
         term = entry.term;
         bytes += entry.data.len() + entry.context.len() + MIN_ENTRY_BYTES;
-        if entry.data.len() > view.config.max_proposal_bytes || bytes > limit {
+        if entry.data.len() > MAX_COMMAND_BYTES || bytes > MAX_APPEND_BYTES {
             return Err(Rejection::TooLarge);
         }
     }
@@ -252,11 +251,9 @@ fn check_append(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// A sender fills a message up to `max_size_per_msg_bytes`, or with one entry if it is larger.
-fn max_append_bytes(config: &RegionConfig) -> usize {
-    let entry = config.max_proposal_bytes + MAX_HEADER_BYTES + MIN_ENTRY_BYTES;
-    config.max_size_per_msg_bytes.max(entry)
-}
+/// The largest message of any sender: filled to the highest limit, or with one largest entry. Not
+/// what *this* store's settings say, which may differ from the sender's.
+const MAX_APPEND_BYTES: usize = MAX_COMMAND_BYTES + MAX_HEADER_BYTES + MIN_ENTRY_BYTES;
 
 fn check_heartbeat(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
     if view.leading && message.term == view.term {
@@ -408,11 +405,11 @@ mod tests {
         });
         refused(malformed, append(), |e| e.message.msg_type = MessageType::MsgHeartbeat);
         refused(Rejection::TooLarge, append(), |e| {
-            e.message.entries[1].data = vec![0; 2001].into();
+            e.message.entries[1].data = vec![0; MAX_COMMAND_BYTES + 1].into();
         });
         refused(Rejection::TooLarge, append(), |e| {
-            e.message.entries[0].data = vec![0; 1100].into();
-            e.message.entries[1].data = vec![0; 1100].into();
+            e.message.entries[0].data = vec![0; MAX_COMMAND_BYTES / 2 + 1000].into();
+            e.message.entries[1].data = vec![0; MAX_COMMAND_BYTES / 2 + 1000].into();
         });
     }
 

@@ -246,6 +246,10 @@ impl Region {
     pub fn applied(&mut self, index: Index) {
         if self.life.is_live() && self.applying.report(index) {
             self.raw.advance_apply_to(index.get());
+            let held = index.get() - self.truncated().index.get();
+            if held > self.config.compact_after_entries && self.is_leader() {
+                self.propose_compaction();
+            }
             self.settle();
         }
     }
@@ -542,10 +546,16 @@ impl Region {
         if all == self.last_index() && self.applying.applied() == all {
             self.raw.raft.maybe_free_inflight_buffers();
         }
+        self.propose_compaction();
+    }
+
+    /// Has the log's head cut if that is worth an entry. Asked after every report of applied
+    /// entries, so that a busy log is cut in many small steps.
+    fn propose_compaction(&mut self) {
         let state = LogState {
             truncated: self.truncated().index,
             applied: self.applying.applied(),
-            matched_by_all: all,
+            matched_by_all: self.matched_by_all(),
         };
         if let Some(target) = self.compaction.target(&self.config, &state) {
             let entry = compact_log_entry(self.description.epoch, target);

@@ -295,12 +295,13 @@ impl Handler<Node, Control> for Tester {
         self.record.note(|| Event::Ran { poller, address });
         while !messages.is_empty() {
             let message = messages.remove(0);
+            // First the event: who sees the count must find it.
+            if let Some(seq) = message.seq() {
+                self.record.note(|| Event::Handled { address, generation, seq });
+            }
             self.record.handled.fetch_add(1, SeqCst);
             match message {
-                Msg::Seq(sender, number) => {
-                    let seq = (sender, number);
-                    self.record.note(|| Event::Handled { address, generation, seq });
-                }
+                Msg::Seq(..) => {}
                 Msg::Panic(text) => panic!("{text}"),
                 Msg::PanicInEnd(text) => node.panic_in_end = Some(text),
                 Msg::PanicInClosed => node.panic_in_closed = true,

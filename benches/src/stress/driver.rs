@@ -91,8 +91,16 @@ fn run(options: Options, run_row: RunRow, interrupt: &Interrupt) -> Result<u8, S
 /// The stores' settings, from `--config` or the defaults.
 fn store_config(options: &Options) -> Result<StoreConfig, StressError> {
     match &options.config {
-        Some(path) => StoreConfig::from_file(path)
-            .map_err(|error| StressError::BadInput(format!("--config: {error}"))),
+        Some(path) => {
+            let config = StoreConfig::from_file(path)
+                .map_err(|error| StressError::BadInput(format!("--config: {error}")))?;
+            let limit = config.raft.max_proposal_size;
+            if options.payload > limit.as_u64() {
+                let problem = format!("larger than raft.max_proposal_size ({limit}) in --config");
+                return Err(StressError::bad_input("--payload", options.payload, &problem));
+            }
+            Ok(config)
+        }
         None => Ok(StoreConfig::default()),
     }
 }
@@ -119,7 +127,12 @@ impl Run {
                     self.print(&table::line(&row))?;
                     self.report.rows.push(row);
                 }
-                Err(StressError::Interrupted) => break,
+                Err(error @ StressError::Interrupted) => {
+                    if self.report.rows.is_empty() {
+                        complain(&error);
+                    }
+                    break;
+                }
                 Err(error) => {
                     failed = Some(error);
                     break;

@@ -8,7 +8,11 @@
 //! Caveat: keys are never deleted, only overwritten. A deleted key of raft-engine 0.4.2 can come back
 //! with its old value after a purge and a restart.
 
-use super::{DamagedRegion, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion};
+use super::watched_files::{SyncFailure, WatchedFiles};
+use super::{
+    DamagedRegion, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion,
+    MAX_REGION_ID,
+};
 use bytesize::ByteSize;
 use protobuf::Message;
 use raft::eraftpb::{Entry, HardState};
@@ -18,11 +22,13 @@ use region::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Arc;
 
 const SHARD_GROUPS: u64 = 4096;
 /// The first raft group that is a shard group; region ids must be below.
-const FIRST_SHARD_GROUP: u64 = u64::MAX - 2 * SHARD_GROUPS;
+const FIRST_SHARD_GROUP: u64 = MAX_REGION_ID + 1;
 /// The raft group of the store's identity.
 const IDENT_GROUP: u64 = FIRST_SHARD_GROUP + SHARD_GROUPS;
 const IDENT_KEY: &[u8] = b"ident";
@@ -58,7 +64,8 @@ impl Default for EngineConfig {
 
 /// The default [`LogStore`].
 pub struct RaftEngineLogStore {
-    engine: Engine,
+    engine: Engine<WatchedFiles>,
+    sync_failure: SyncFailure,
 }
 
 impl std::fmt::Debug for RaftEngineLogStore {
@@ -90,15 +97,19 @@ impl RaftEngineLogStore {
         // raft-engine creates the last directory of the path only.
         std::fs::create_dir_all(path).map_err(|error| fail(error.to_string()))?;
         let text = path.to_str().ok_or_else(|| fail("the path is not UTF-8".to_owned()))?;
-        let engine = Engine::open(raft_engine::Config {
+        let files = WatchedFiles::default();
+        let sync_failure = files.failure.clone();
+        let config = raft_engine::Config {
             dir: text.to_owned(),
             purge_threshold: ReadableSize(config.purge_threshold.as_u64()),
             target_file_size: ReadableSize(config.target_file_size.as_u64()),
             batch_compression_threshold: ReadableSize(config.compression_threshold.as_u64()),
             recovery_threads: config.recovery_threads,
             ..raft_engine::Config::default()
-        });
-        Ok(Self { engine: engine.map_err(|error| fail(error.to_string()))? })
+        };
+        // It panics on some kinds of damage.
+        let opened = guarded(|| Engine::open_with_file_system(config, Arc::new(files)));
+        Ok(Self { engine: opened.map_err(fail)?, sync_failure })
     }
 
     /// Bytes of log files that hold something.
@@ -147,6 +158,18 @@ impl RaftEngineLogStore {
         let last_index =
             self.engine.last_index(group).map_or(truncated.index, Index::new).max(truncated.index);
         Ok(StoredRegion { record, hard_state, truncated, last_index })
+    }
+}
+
+/// Calls raft-engine, which panics where it finds its files or its own state unsound.
+fn guarded<T>(call: impl FnOnce() -> raft_engine::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Err(format!("raft-engine panicked: {}", text.unwrap_or_default()))
+        }
     }
 }
 
@@ -261,7 +284,13 @@ impl LogStore for RaftEngineLogStore {
         for write in batch.writes.drain(..) {
             self.add(&mut raw, write).map_err(fail)?;
         }
-        self.engine.write(&mut raw, sync).map(|bytes| bytes as u64).map_err(fail)
+        let written = guarded(|| self.engine.write(&mut raw, sync));
+        // Also where this write succeeded: the sync that failed may have been its own, done for a
+        // group of writers by another of them.
+        if let Some(cause) = self.sync_failure.cause() {
+            return Err(LogStoreError::Write(format!("a sync failed: {cause}")));
+        }
+        written.map(|bytes| bytes as u64).map_err(LogStoreError::Write)
     }
 
     fn is_volatile(&self) -> bool {
@@ -269,8 +298,11 @@ impl LogStore for RaftEngineLogStore {
     }
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogStoreError> {
-        let regions = self.engine.purge_expired_files();
-        let regions = regions.map_err(|error| LogStoreError::Write(error.to_string()))?;
+        let regions = guarded(|| self.engine.purge_expired_files());
+        if let Some(cause) = self.sync_failure.cause() {
+            return Err(LogStoreError::Write(format!("a sync failed: {cause}")));
+        }
+        let regions = regions.map_err(LogStoreError::Write)?;
         let own = regions.into_iter().filter(|group| *group < FIRST_SHARD_GROUP);
         Ok(own.map(RegionId::new).collect())
     }

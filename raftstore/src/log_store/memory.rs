@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 const SHARDS: usize = 64;
 
 /// Keeps the logs in memory, a lock for each of some shards of the regions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryLogStore {
     shards: Vec<Mutex<FxHashMap<RegionId, RegionLog>>>,
     ident: Mutex<Option<StoreIdent>>,
@@ -25,6 +25,12 @@ struct RegionLog {
     truncated: TruncatedState,
     /// Contiguous; the first follows `truncated`.
     entries: VecDeque<Entry>,
+}
+
+impl Default for MemoryLogStore {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl MemoryLogStore {

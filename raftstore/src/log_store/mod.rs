@@ -6,12 +6,16 @@
 
 mod engine;
 mod memory;
+mod watched_files;
 
 pub use engine::{EngineConfig, RaftEngineLogStore};
 pub use memory::MemoryLogStore;
 
 use raft::eraftpb::{Entry, HardState};
 use region::{Index, LogReader, RegionId, RegionRecord, StoreIdent, TruncatedState};
+
+/// The largest region id that a log store must take; the ids above are for its own use.
+pub const MAX_REGION_ID: u64 = u64::MAX - (1 << 16);
 
 /// What is to be written for one region.
 #[derive(Clone, Debug, Default)]

@@ -25,7 +25,8 @@ pub struct Command {
 pub struct RegionCommands {
     /// The region.
     pub region_id: RegionId,
-    /// The commands. May be empty: then only `applied` has moved.
+    /// The commands. May be empty: then only `applied` has moved. A state machine fills in the
+    /// outputs and must neither remove nor add nor reorder commands, since answers go by position.
     pub commands: Vec<Command>,
     /// What has been applied after these commands; to be stored with their effects.
     pub applied: AppliedState,
@@ -43,6 +44,7 @@ pub struct StateMachineError(pub String);
 /// * [`apply`](Self::apply) stores, in one atomic step for each region, the effects of its commands
 ///   *and* its applied state. It need not sync.
 /// * The same commands in the same order have the same effects and outputs on every store.
+/// * A batch may hold the same region more than once; its parts are in order.
 /// * After a restart commands from [`applied_state`](Self::applied_state) on are applied again.
 pub trait StateMachine: Send + Sync + 'static {
     /// Carries out commands of many regions.

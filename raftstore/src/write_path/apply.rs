@@ -10,11 +10,11 @@ use crate::health::Health;
 use crate::message::RegionMessage;
 use crate::metrics::{LocalMetrics, Metrics};
 use crate::region_fsm::RegionRouter;
-use crate::state_machine::{Command, RegionCommands, StateMachine};
+use crate::state_machine::{Command, RegionCommands, StateMachine, StateMachineError};
 use crate::work_queue::WorkQueue;
 use crate::write_path::respond::RespondStation;
 use crate::write_path::Stage;
-use region::{ApplyBatch, Callback, Index, RegionId, Response};
+use region::{ApplyBatch, Callback, Index, ProposeError, RegionId, Response};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +108,15 @@ impl ApplyStation {
 
     /// Up to which index a restart would find a region's effects.
     pub(crate) fn durable_index(&self, region: RegionId) -> Index {
-        self.applier.state_machine.durable_index(region)
+        let state_machine = &self.applier.state_machine;
+        // The whole log is kept for a state machine that cannot say.
+        catch_unwind(AssertUnwindSafe(|| state_machine.durable_index(region))).unwrap_or_default()
+    }
+
+    /// Forgets what a round that panicked has left; its callbacks answer "unknown".
+    pub(crate) fn clear(&mut self) {
+        self.tasks.clear();
+        self.compactions.clear();
     }
 
     fn hand_over(&mut self) {
@@ -156,12 +164,19 @@ impl Applier {
             .collect();
         let applied = catch_unwind(AssertUnwindSafe(|| self.state_machine.apply(&mut batch)));
         let failure = match applied {
-            Ok(Ok(())) => None,
+            Ok(Ok(())) => altered(tasks, &batch).map(StoreFailure::StateMachine),
             Ok(Err(error)) => Some(StoreFailure::StateMachine(error)),
             Err(_) => Some(StoreFailure::Panicked("the state machine")),
         };
         if let Some(failure) = failure {
             self.health.fail(failure);
+            for task in tasks {
+                let region_id = task.commands.region_id;
+                let reason = "the store failed while it was applied";
+                for callback in task.waiting.drain(..).filter_map(|(callback, _)| callback) {
+                    respond.add(callback, Err(ProposeError::Unknown { region_id, reason }));
+                }
+            }
             return false;
         }
         metrics.observe(Stage::Apply, self.clock.now().saturating_sub(start));
@@ -184,6 +199,14 @@ impl Applier {
         }
         true
     }
+}
+
+/// What a state machine must not do: take commands away or add some, since answers go by position.
+fn altered(tasks: &[RegionTask], batch: &[RegionCommands]) -> Option<StateMachineError> {
+    let mut pairs = tasks.iter().zip(batch);
+    let (_, changed) = pairs.find(|(task, done)| task.waiting.len() != done.commands.len())?;
+    let region = changed.region_id;
+    Some(StateMachineError(format!("it changed the number of commands of region {region}")))
 }
 
 /// A thread of the apply pool.
@@ -211,9 +234,11 @@ impl ApplyWorker {
     pub(crate) fn run(mut self) {
         while self.queue.take_all(&mut self.tasks) {
             let mut regions: Vec<_> = self.tasks.drain(..).flat_map(|task| task.0).collect();
-            if self.applier.health.has_failed()
-                || !self.applier.apply(&mut regions, &mut self.respond, &mut self.metrics)
-            {
+            if self.applier.health.has_failed() {
+                continue;
+            }
+            if !self.applier.apply(&mut regions, &mut self.respond, &mut self.metrics) {
+                self.respond.flush(&mut self.metrics);
                 continue;
             }
             let mut outbox = self.router.outbox();

@@ -23,6 +23,14 @@ pub(crate) struct CollectStation {
 }
 
 impl CollectStation {
+    /// Forgets what a round that panicked has left: its slots mean nothing any more, and what was to
+    /// be promised may not be.
+    pub(crate) fn clear(&mut self) {
+        self.persist.clear();
+        self.send.clear();
+        self.apply.clear();
+    }
+
     /// Collects what the region has for the other stations. `effects` may hold results of station 1;
     /// it is empty afterwards.
     pub(crate) fn run(

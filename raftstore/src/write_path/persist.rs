@@ -13,7 +13,7 @@
 use crate::clock::Clock;
 use crate::error::StoreFailure;
 use crate::health::Health;
-use crate::log_store::{LogBatch, LogStore, LogStoreError, RegionWrite};
+use crate::log_store::{LogBatch, LogStore, RegionWrite};
 use crate::message::RegionMessage;
 use crate::metrics::{LocalMetrics, Metrics};
 use crate::region_fsm::RegionRouter;
@@ -102,8 +102,8 @@ impl PersistStation {
         let held = write.take_held();
         if !write.is_empty() {
             self.batch.writes.push(region_write(&mut write));
-            if let Err(error) = self.log_store.write(&mut self.batch, false) {
-                self.health.fail(StoreFailure::LogStore(error));
+            if let Err(error) = write_log(&*self.log_store, &mut self.batch, false) {
+                self.health.fail(error);
                 return Added::Queued;
             }
         }
@@ -122,48 +122,59 @@ impl PersistStation {
         metrics: &mut LocalMetrics,
         mut done: impl FnMut(u32, Persisted, Released),
     ) {
-        if self.writes.is_empty() && self.truncations.is_empty() {
-            return;
-        }
-        if self.health.has_failed() {
-            self.writes.clear();
-            self.truncations.clear();
-            return;
+        if self.writes.is_empty() || self.health.has_failed() {
+            return self.writes.clear();
         }
         let start = self.clock.now();
         if !self.writers.is_empty() {
             return self.hand_over(start);
         }
+        // Taken out first: whatever happens, nothing of this round is left for the next one.
+        let mut writes = std::mem::take(&mut self.writes);
         let mut sync = false;
-        for (_, write) in &mut self.writes {
+        for (_, write) in &mut writes {
             sync |= write.needs_sync();
             add_to_batch(&mut self.batch, write);
         }
-        add_truncations(&mut self.batch, &mut self.truncations);
         if !self.batch.is_empty() {
-            match self.log_store.write(&mut self.batch, sync && self.sync) {
+            match write_log(&*self.log_store, &mut self.batch, sync && self.sync) {
                 Ok(bytes) => {
                     let took = self.clock.now().saturating_sub(start);
-                    metrics.log_written(took, bytes, self.writes.len());
+                    metrics.log_written(took, bytes, writes.len());
                     metrics.observe(Stage::Persist, took);
                 }
-                Err(error) => {
-                    self.writes.clear();
-                    return self.health.fail(StoreFailure::LogStore(error));
-                }
+                Err(error) => return self.health.fail(error),
             }
         }
-        for (slot, mut write) in self.writes.drain(..) {
+        for (slot, mut write) in writes.drain(..) {
             let held = write.take_held();
             let proof = Persisted::after_sync(&write);
             done(slot, proof, Released::after(held, &proof));
         }
+        self.writes = writes;
     }
 
-    /// Writes what [`truncate`](Self::truncate) has gathered. Nobody waits for it.
-    pub(crate) fn flush_truncations(&mut self, metrics: &mut LocalMetrics) {
+    /// Writes what [`truncate`](Self::truncate) has gathered. Nobody waits for it, so it is neither
+    /// synced nor measured.
+    pub(crate) fn flush_truncations(&mut self) {
         debug_assert!(self.writes.is_empty(), "a write would never be reported");
-        self.flush(metrics, |_, _, _| {});
+        if self.truncations.is_empty() || self.health.has_failed() {
+            return self.truncations.clear();
+        }
+        if !self.writers.is_empty() {
+            return self.hand_over(self.clock.now());
+        }
+        add_truncations(&mut self.batch, &mut self.truncations);
+        if let Err(error) = write_log(&*self.log_store, &mut self.batch, false) {
+            self.health.fail(error);
+        }
+    }
+
+    /// Forgets what a round that panicked has left.
+    pub(crate) fn clear(&mut self) {
+        self.writes.clear();
+        self.truncations.clear();
+        self.batch = LogBatch::default();
     }
 
     fn hand_over(&mut self, now: Duration) {
@@ -195,6 +206,23 @@ impl WriteTask {
     fn weight(&self) -> usize {
         let entries = self.writes.iter().flat_map(|write| &write.entries);
         64 * self.writes.len() + entries.map(|entry| entry.data.len() + 64).sum::<usize>()
+    }
+}
+
+/// Writes the batch. A log store that fails or panics has written an unknown part of it: the store
+/// must stop. The batch is empty afterwards in any case.
+pub(crate) fn write_log(
+    log_store: &dyn LogStore,
+    batch: &mut LogBatch,
+    sync: bool,
+) -> Result<u64, StoreFailure> {
+    let written = catch_unwind(AssertUnwindSafe(|| log_store.write(batch, sync)));
+    *batch = LogBatch { writes: std::mem::take(&mut batch.writes), ident: None };
+    batch.writes.clear();
+    match written {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(StoreFailure::LogStore(error)),
+        Err(_) => Err(StoreFailure::Panicked("the log store")),
     }
 }
 
@@ -268,16 +296,15 @@ impl LogWriter {
                 self.tasks.clear();
                 continue;
             }
-            // raft-engine asserts its own invariants; a broken one must not go unnoticed.
             match catch_unwind(AssertUnwindSafe(|| self.write())) {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => self.health.fail(StoreFailure::LogStore(error)),
+                Ok(Err(error)) => self.health.fail(error),
                 Err(_) => self.health.fail(StoreFailure::Panicked("the log writer")),
             }
         }
     }
 
-    fn write(&mut self) -> Result<(), LogStoreError> {
+    fn write(&mut self) -> Result<(), StoreFailure> {
         let start = self.clock.now();
         let mut tasks = std::mem::take(&mut self.tasks);
         let mut sync = false;
@@ -292,7 +319,7 @@ impl LogWriter {
         }
         let mut bytes = 0;
         if !self.batch.is_empty() {
-            bytes = self.log_store.write(&mut self.batch, sync && self.sync)?;
+            bytes = write_log(&*self.log_store, &mut self.batch, sync && self.sync)?;
         }
         let end = self.clock.now();
         self.metrics.log_written(end.saturating_sub(start), bytes, regions);

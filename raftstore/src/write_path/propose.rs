@@ -5,7 +5,7 @@ use crate::message::RegionMessage;
 use crate::metrics::LocalMetrics;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::write_path::Stage;
-use region::{Effects, Proposal};
+use region::{Effects, Proposal, ProposeError};
 use std::time::Duration;
 
 pub(crate) struct ProposeStation {
@@ -19,6 +19,13 @@ impl ProposeStation {
         Self { tick_interval, proposals: Vec::new() }
     }
 
+    /// Answers what a panic has left here: it was not proposed.
+    pub(crate) fn refuse_leftovers(&mut self, error: &ProposeError) {
+        for proposal in self.proposals.drain(..) {
+            proposal.callback.call(Err(error.clone()));
+        }
+    }
+
     /// Steps all messages. Refusals and other immediate results are added to `effects`.
     pub(crate) fn run(
         &mut self,
@@ -29,6 +36,7 @@ impl ProposeStation {
         metrics: &mut LocalMetrics,
         outbox: &mut RegionOutbox,
     ) {
+        debug_assert!(self.proposals.is_empty(), "proposals of another region");
         metrics.mailbox_messages.observe(messages.len() as f64);
         let region = &mut fsm.region;
         for message in messages.drain(..) {

@@ -7,7 +7,6 @@ use crate::clock::Clock;
 use crate::metrics::LocalMetrics;
 use crate::write_path::Stage;
 use region::{Answer, Callback};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
 pub(crate) struct RespondStation {
@@ -28,7 +27,7 @@ impl RespondStation {
         self.answers.append(answers);
     }
 
-    /// Runs all callbacks. One that panics is the user's loss alone.
+    /// Runs all callbacks. A panic in one ends there.
     pub(crate) fn flush(&mut self, metrics: &mut LocalMetrics) {
         if self.answers.is_empty() {
             return;
@@ -36,9 +35,7 @@ impl RespondStation {
         let start = self.clock.now();
         for (callback, answer) in self.answers.drain(..) {
             metrics.count_answer(&answer);
-            if catch_unwind(AssertUnwindSafe(|| callback.call(answer))).is_err() {
-                tracing::error!("a proposal's callback panicked");
-            }
+            callback.call(answer);
         }
         metrics.observe(Stage::Respond, self.clock.now().saturating_sub(start));
     }

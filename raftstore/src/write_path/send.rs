@@ -5,6 +5,7 @@ use crate::metrics::LocalMetrics;
 use crate::transport::Transport;
 use crate::write_path::persist::Released;
 use region::{Envelope, StoreId};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
 pub(crate) struct SendStation {
@@ -34,10 +35,15 @@ impl SendStation {
                 continue;
             }
             messages.iter().for_each(|message| metrics.count_sent(message.message.get_msg_type()));
-            let dropped = self.transport.send(*store, messages);
+            let count = messages.len();
+            let transport = &self.transport;
+            let sent = catch_unwind(AssertUnwindSafe(|| transport.send(*store, messages)));
             messages.clear();
-            if dropped > 0 {
-                metrics.count_dropped("unreachable", dropped as u64);
+            match sent {
+                Ok(0) => {}
+                Ok(dropped) => metrics.count_dropped("unreachable", dropped as u64),
+                // Raft makes lost messages good; a panic must not cost the round's regions.
+                Err(_) => metrics.count_dropped("transport_panicked", count as u64),
             }
         }
     }
