@@ -71,7 +71,7 @@ fn run(claim: Claim<Node>) -> (Vec<u32>, Option<Vec<u32>>) {
         next.take(1, &mut handled);
         match next.release() {
             Released::Parked => return (handled, None),
-            Released::Hot(claim) => next = claim,
+            Released::Again(claim) => next = claim,
             Released::Closed(_, unhandled, _) => return (handled, Some(unhandled)),
         }
     }
@@ -284,7 +284,7 @@ fn poll_until(scheduler: &Sched, index: usize, count: usize) {
         scheduler.pull(index);
         while let Some((claim, _)) = scheduler.pop(index, false) {
             ran += 1;
-            assert!(matches!(claim.release(), Released::Hot(_)));
+            assert!(matches!(claim.release(), Released::Again(_)));
         }
         if ran == count {
             return;

@@ -108,7 +108,7 @@ pub(crate) enum Released<F: Fsm> {
     /// Nothing: the FSM is parked.
     Parked,
     /// Run it again: it has mail.
-    Hot(Claim<F>),
+    Again(Claim<F>),
     /// End it.
     Closed(Box<F>, Vec<F::Message>, CloseReason),
 }
@@ -120,6 +120,9 @@ pub(crate) enum Released<F: Fsm> {
 pub struct Claim<F: Fsm> {
     fsm: Box<F>,
     cell: Arc<Cell<F>>,
+    /// Whether its last turn was cut short by the message budget. Mail that came in while it had its
+    /// turn does not make an FSM hot: then the busy ones of a busy pool would wait behind all others.
+    hot: bool,
 }
 
 impl<F: Fsm> Claim<F> {
@@ -138,6 +141,11 @@ impl<F: Fsm> Claim<F> {
         &mut self.fsm
     }
 
+    /// Whether its last turn was cut short by the message budget.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.hot
+    }
+
     pub(crate) fn priority(&self) -> Priority {
         self.cell.priority
     }
@@ -148,19 +156,20 @@ impl<F: Fsm> Claim<F> {
 
     /// Moves at most `budget` messages to `out`. Says whether the FSM was closed meanwhile; then
     /// nothing is moved.
-    pub(crate) fn take(&self, budget: usize, out: &mut Vec<F::Message>) -> bool {
+    pub(crate) fn take(&mut self, budget: usize, out: &mut Vec<F::Message>) -> bool {
         let mut state = self.cell.state.lock();
         if state.closed.is_some() {
             return false;
         }
         let count = state.messages.len().min(budget);
+        self.hot = state.messages.len() > budget;
         out.extend(state.messages.drain(..count));
         true
     }
 
     /// Gives the FSM back: parks it if its queue is empty.
     pub(crate) fn release(self) -> Released<F> {
-        let Claim { fsm, cell } = self;
+        let Claim { fsm, cell, hot } = self;
         let mut state = cell.state.lock();
         debug_assert!(matches!(state.place, Place::Out), "two owners of FSM {}", cell.address);
         if let Some(reason) = &state.closed {
@@ -171,7 +180,7 @@ impl<F: Fsm> Claim<F> {
         }
         if !state.messages.is_empty() {
             drop(state);
-            return Released::Hot(Claim { fsm, cell });
+            return Released::Again(Claim { fsm, cell, hot });
         }
         if state.messages.capacity() > KEPT_CAPACITY {
             state.messages = VecDeque::new();
@@ -182,7 +191,7 @@ impl<F: Fsm> Claim<F> {
 
     /// Takes the FSM apart after a panic: no message is accepted any more.
     pub(crate) fn quarantine(self) -> (Box<F>, Vec<F::Message>) {
-        let Claim { fsm, cell } = self;
+        let Claim { fsm, cell, .. } = self;
         let mut state = cell.state.lock();
         state.closed = Some(Box::new(CloseReason::Panicked(String::new())));
         let unhandled = std::mem::take(&mut state.messages);
@@ -257,7 +266,7 @@ impl<F: Fsm> Cell<F> {
 
     fn unpark(self: &Arc<Self>, state: &mut State<F>) -> Sent<F> {
         match std::mem::replace(&mut state.place, Place::Out) {
-            Place::Parked(fsm) => Sent::Schedule(Claim { fsm, cell: self.clone() }),
+            Place::Parked(fsm) => Sent::Schedule(Claim { fsm, cell: self.clone(), hot: false }),
             Place::Out => Sent::Queued,
         }
     }

@@ -7,11 +7,11 @@ use crate::sync::Arc;
 use std::time::Duration;
 
 /// So many claims for one poller are handed over without waiting for a flush.
-const HAND_OVER: usize = 32;
+const HAND_OVER: usize = 64;
 
 /// A sender for more than one message.
 ///
-/// A message enters its mailbox at once and in order; what waits for [`flush`](Outbox::flush), for 32
+/// A message enters its mailbox at once and in order; what waits for [`flush`](Outbox::flush), for 64
 /// hand-overs to one poller, or for the drop of the outbox is only the *wake-up* of FSMs that were
 /// parked. One lock and one wake then serve many. Pollers flush theirs at the end of each round.
 ///

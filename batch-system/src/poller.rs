@@ -34,6 +34,8 @@ pub(crate) struct Poller<N: Fsm, C: Fsm, H: Handler<N, C>> {
     control_messages: Vec<C::Message>,
     /// The longest wait of a claim that was pulled and not yet reported to the handler.
     waited: Option<Duration>,
+    /// Messages given to normal FSMs in this round.
+    handled: u64,
     /// The last round had room for one normal FSM and ran a fresh one: now it is a hot one's turn.
     hot_is_due: bool,
 }
@@ -50,6 +52,7 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
             messages: Vec::new(),
             control_messages: Vec::new(),
             waited: None,
+            handled: 0,
             hot_is_due: false,
         }
     }
@@ -202,7 +205,7 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
         }
         match claim.release() {
             Released::Parked => {}
-            Released::Hot(claim) => self.shared.scheduler.schedule_control(claim),
+            Released::Again(claim) => self.shared.scheduler.schedule_control(claim),
             Released::Closed(fsm, unhandled, reason) => {
                 self.finish_control(fsm, unhandled, reason);
             }
@@ -215,7 +218,7 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
             // Closed. It is not handled any more; release brings it to its end.
             return self.release(claim);
         }
-        self.shared.stats.messages.fetch_add(messages.len() as u64, Ordering::Relaxed);
+        self.handled += messages.len() as u64;
         let result = catch_unwind(AssertUnwindSafe(|| {
             handler.normal(claim.fsm_mut(), messages, outbox);
             messages.clear();
@@ -243,12 +246,13 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
         let stats = &self.shared.stats;
         stats.rounds.fetch_add(1, Ordering::Relaxed);
         stats.runs.fetch_add(ran as u64, Ordering::Relaxed);
+        stats.messages.fetch_add(std::mem::take(&mut self.handled), Ordering::Relaxed);
     }
 
     fn release(&mut self, claim: Claim<N>) {
         match claim.release() {
             Released::Parked => {}
-            Released::Hot(claim) => self.shared.scheduler.requeue_hot(self.index, claim),
+            Released::Again(claim) => self.shared.scheduler.requeue(self.index, claim),
             Released::Closed(fsm, unhandled, reason) => self.finish(fsm, unhandled, reason),
         }
     }

@@ -240,9 +240,14 @@ impl<N: Fsm, C: Fsm> Scheduler<N, C> {
         }
     }
 
-    /// Puts a claim that has mail left behind all fresh ones of its poller.
-    pub(crate) fn requeue_hot(&self, index: usize, claim: Claim<N>) {
-        self.inboxes[index].list.lock().hot.push_back(claim);
+    /// Puts a claim that has mail again back on its poller's list: a hot one behind all fresh ones,
+    /// any other where fresh ones go.
+    pub(crate) fn requeue(&self, index: usize, claim: Claim<N>) {
+        let mut list = self.inboxes[index].list.lock();
+        match claim.is_hot() {
+            true => list.hot.push_back(claim),
+            false => list.push(claim),
+        }
     }
 
     /// Makes a poller look around.

@@ -90,15 +90,17 @@ pub(crate) fn probe_p99(pollers: usize, hot: u64, run: Duration) -> f64 {
             mailbox.send(Message::Again).expect("a mailbox far from full");
         }
     }
+    // The prober sleeps between probes: were it to wait actively, it would take the processor from
+    // the very poller it waits for.
     let start = Instant::now();
     let mut sent = 0;
     while start.elapsed() < run {
         probed.send(Message::Probe(Instant::now())).expect("a mailbox far from full");
         sent += 1;
-        while sink.probes.lock().len() < sent {
-            std::thread::yield_now();
-        }
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    while sink.probes.lock().len() < sent {
+        std::thread::sleep(Duration::from_micros(500));
     }
     pool.shutdown();
     let mut probes = std::mem::take(&mut *sink.probes.lock());
