@@ -217,8 +217,8 @@ pub(crate) fn write_log(
     sync: bool,
 ) -> Result<u64, StoreFailure> {
     let written = catch_unwind(AssertUnwindSafe(|| log_store.write(batch, sync)));
-    *batch = LogBatch { writes: std::mem::take(&mut batch.writes), ident: None };
     batch.writes.clear();
+    batch.ident = None;
     match written {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => Err(StoreFailure::LogStore(error)),
