@@ -309,7 +309,8 @@ fn a_panic_in_a_regions_handler_quarantines_that_region_alone() {
     logs[0].panics.store(1, Ordering::Release);
     cluster.network.connect(cluster.handle(2));
     eventually("the region is set aside", || {
-        for _ in 0..20 {
+        // So many that some are always before the message whose handling panics.
+        for _ in 0..1500 {
             asked.fetch_add(1, Ordering::Relaxed);
             let (answered, elsewhere) = (answered.clone(), elsewhere.clone());
             first.propose_with(RegionId::new(1), put("mine"), move |answer| {

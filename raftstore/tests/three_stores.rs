@@ -172,6 +172,10 @@ fn an_apply_pool_answers_in_order() {
         }
     }
     cluster.converge(4);
+    eventually("the region knows what was applied", || {
+        let status = cluster.handle(0).region_status(RegionId::new(1)).expect("it is here");
+        status.applied == status.committed
+    });
     cluster.shutdown();
 }
 
