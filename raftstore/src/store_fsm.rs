@@ -30,7 +30,8 @@ impl StoreFsm {
     pub(crate) fn handle(&mut self, message: StoreMessage, outbox: &RegionOutbox) {
         match message {
             StoreMessage::RegionPanicked(region, text) => {
-                self.set_aside(region, format!("its handler panicked: {text}"));
+                // Its poller has set it aside already, before the address was free.
+                tracing::error!(%region, text, "region set aside: its handler panicked");
             }
             StoreMessage::RegionFailed(region, failure) => {
                 // First known as set aside, then gone: proposers are told so from the start.

@@ -307,3 +307,22 @@ impl LogStore for RaftEngineLogStore {
         Ok(own.map(RegionId::new).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_write_succeeds_once_a_sync_has_failed_also_if_the_engine_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = RaftEngineLogStore::open(dir.path(), &EngineConfig::default()).expect("opens");
+        let ident = StoreIdent { cluster_id: 1, store_id: region::StoreId::new(1) };
+        let write = || log.write(&mut LogBatch { ident: Some(ident), ..LogBatch::default() }, true);
+        write().expect("healthy");
+        // As when another writer's sync, done for both, has failed.
+        *log.sync_failure.0.lock() = Some("injected".to_owned());
+        let error = write().expect_err("it may not be on disk").to_string();
+        assert!(error.contains("a sync failed: injected"), "{error}");
+        assert!(log.reclaim().is_err());
+    }
+}

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// What went wrong first, if anything did.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SyncFailure(Arc<Mutex<Option<String>>>);
+pub(super) struct SyncFailure(pub(super) Arc<Mutex<Option<String>>>);
 
 impl SyncFailure {
     /// The operating system's word for it.
@@ -93,5 +93,22 @@ impl Handle for WatchedHandle {
             *failure = Some(error.to_string());
         }
         synced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failed_sync_is_noted_and_later_ones_do_nothing() {
+        let files = WatchedFiles::default();
+        // A device that cannot be synced: the failure is the kernel's own.
+        let device = files.open("/dev/null", Permission::ReadWrite).expect("it is there");
+        assert_eq!(files.failure.cause(), None);
+        let error = device.sync().expect_err("a device has no data to sync");
+        assert_eq!(files.failure.cause(), Some(error.to_string()));
+        device.sync().expect("nothing is promised any more, so nothing is refused");
+        assert_eq!(files.failure.cause(), Some(error.to_string()));
     }
 }
