@@ -1,0 +1,8 @@
+//! Whole clusters of stores on one thread, from one seed.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod random;
+
+pub use random::Random;
