@@ -2,6 +2,7 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::StoreConfig;
+use crate::driven::DrivenStore;
 use crate::error::StartError;
 use crate::log_store::{LogBatch, LogStore, RaftEngineLogStore, Stored};
 use crate::metrics::Metrics;
@@ -88,6 +89,32 @@ impl StoreBuilder {
     /// # Errors
     /// When something is missing or wrong; nothing is left running.
     pub fn start(self) -> Result<Store, StartError> {
+        let (parts, stored, registry) = self.prepare()?;
+        let metrics = parts.metrics.clone();
+        let assembled = Store::assemble(parts, stored, &registry);
+        if assembled.is_err() {
+            metrics.unregister(&registry);
+        }
+        assembled
+    }
+
+    /// As [`start`](Self::start), but without threads: the caller says who runs when, and what time it
+    /// is.
+    ///
+    /// # Errors
+    /// When something is missing or wrong.
+    pub fn start_driven(self) -> Result<DrivenStore, StartError> {
+        let (parts, stored, registry) = self.prepare()?;
+        let metrics = parts.metrics.clone();
+        let assembled = DrivenStore::assemble(parts, stored, &registry);
+        if assembled.is_err() {
+            metrics.unregister(&registry);
+        }
+        assembled
+    }
+
+    /// Everything but what runs.
+    fn prepare(self) -> Result<(Parts, Stored, Registry), StartError> {
         self.config.validate()?;
         if self.store_id.get() == 0 {
             return Err(StartError::Config("the store id is 0, allowed is 1 and more".to_owned()));
@@ -106,13 +133,9 @@ impl StoreBuilder {
             state_machine,
             transport,
             self.clock,
-            metrics.clone(),
+            metrics,
         );
-        let assembled = Store::assemble(parts, stored, &self.registry);
-        if assembled.is_err() {
-            metrics.unregister(&self.registry);
-        }
-        assembled
+        Ok((parts, stored, self.registry))
     }
 
     fn open_log_store(&self) -> Result<Arc<dyn LogStore>, StartError> {

@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::creator::Creator;
 use crate::error::{StartError, StoreFailure};
 use crate::health::Health;
+use crate::log_store::Stored;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::range_map::RangeMap;
@@ -226,6 +227,19 @@ impl StoreHandle {
                     }
                 }
             }
+        }
+    }
+
+    /// Brings all regions back that the log store holds.
+    pub(crate) fn restore_all(&self, stored: Stored) {
+        for damaged in stored.damaged {
+            tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
+            self.inner.set_aside.lock().insert(damaged.region_id, damaged.reason);
+        }
+        // There from the start until the store stops.
+        let Some(creator) = self.inner.creator.lock().clone() else { return };
+        for region in stored.regions {
+            creator.restore(self, region);
         }
     }
 

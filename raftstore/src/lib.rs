@@ -14,6 +14,7 @@ mod builder;
 mod clock;
 mod config;
 mod creator;
+mod driven;
 mod error;
 mod figures;
 mod handle;
@@ -35,6 +36,7 @@ mod write_path;
 pub use builder::StoreBuilder;
 pub use clock::{Clock, SystemClock};
 pub use config::{RaftSettings, StoreConfig};
+pub use driven::{DrivenStore, StoreThread};
 pub use error::{StartError, StoreFailure};
 pub use handle::{AnswerFuture, StoreHandle, Write};
 pub use log_store::{

@@ -3,10 +3,12 @@
 use crate::clock::Clock;
 use crate::config::StoreConfig;
 use crate::creator::Creator;
+use crate::handle::{HandleInner, StoreHandle};
 use crate::health::Health;
 use crate::log_store::LogStore;
 use crate::metrics::Metrics;
 use crate::poller::StorePoller;
+use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
 use crate::state_machine::StateMachine;
 use crate::store_fsm::SetAside;
@@ -18,7 +20,9 @@ use crate::write_path::propose::ProposeStation;
 use crate::write_path::respond::RespondStation;
 use crate::write_path::send::SendStation;
 use batch_system::Limits;
+use parking_lot::Mutex;
 use region::StoreId;
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 /// The seams and the queues between the threads. Used to make each thread's own part, and then gone:
@@ -122,7 +126,23 @@ impl Parts {
         ApplyWorker::new(queue.clone(), self.applier.clone(), router.clone(), &self.metrics)
     }
 
-    pub(crate) fn creator(&self) -> Creator {
+    pub(crate) fn handle(&self, router: &RegionRouter) -> StoreHandle {
+        let inner = HandleInner {
+            store_id: self.store_id,
+            router: router.clone(),
+            clock: self.applier.clock.clone(),
+            health: self.applier.health.clone(),
+            metrics: self.metrics.clone(),
+            ranges: Arc::new(RangeMap::default()),
+            set_aside: self.set_aside.clone(),
+            creator: Mutex::new(Some(Arc::new(self.creator()))),
+            stopped: AtomicBool::new(false),
+            max_proposal_bytes: self.config.region_config().max_proposal_bytes,
+        };
+        StoreHandle { inner: Arc::new(inner) }
+    }
+
+    fn creator(&self) -> Creator {
         Creator {
             store_id: self.store_id,
             region_config: Arc::new(self.config.region_config()),

@@ -3,20 +3,19 @@
 use crate::builder::StoreBuilder;
 use crate::error::{StartError, StoreFailure};
 use crate::figures::Figures;
-use crate::handle::{HandleInner, StoreHandle};
-use crate::log_store::Stored;
+use crate::handle::StoreHandle;
+use crate::health::Health;
+use crate::log_store::{LogStore, Stored};
 use crate::parts::Parts;
-use crate::range_map::RangeMap;
 use crate::region_fsm::RegionFsm;
 use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::ApplyQueue;
 use crate::write_path::persist::WriteQueue;
 use batch_system::Pool;
-use parking_lot::Mutex;
 use prometheus::{Encoder, Registry, TextEncoder};
 use region::StoreId;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -91,21 +90,7 @@ impl Store {
     ) -> Result<Self, StartError> {
         let parts = Arc::new(parts);
         let pool = start_pool(&parts)?;
-        let creator = Arc::new(parts.creator());
-        let handle = StoreHandle {
-            inner: Arc::new(HandleInner {
-                store_id: parts.store_id,
-                router: pool.router().clone(),
-                clock: parts.applier.clock.clone(),
-                health: parts.applier.health.clone(),
-                metrics: parts.metrics.clone(),
-                ranges: Arc::new(RangeMap::default()),
-                set_aside: parts.set_aside.clone(),
-                creator: Mutex::new(Some(creator.clone())),
-                stopped: AtomicBool::new(false),
-                max_proposal_bytes: parts.config.region_config().max_proposal_bytes,
-            }),
-        };
+        let handle = parts.handle(pool.router());
         let figures = Figures::new(&handle.inner, &parts.write_queues, &parts.apply_queues);
         registry.register(Box::new(figures.clone()))?;
         let mut store = Self {
@@ -119,13 +104,7 @@ impl Store {
             figures,
         };
         store.start_threads(&parts)?;
-        for damaged in stored.damaged {
-            tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
-            parts.set_aside.lock().insert(damaged.region_id, damaged.reason);
-        }
-        for region in stored.regions {
-            creator.restore(&store.handle, region);
-        }
+        store.handle.restore_all(stored);
         Ok(store)
     }
 
@@ -147,16 +126,21 @@ impl Store {
             let thread = spawn(format!("{name}-reclaim"), move || {
                 let timeout = |error| error == crossbeam::channel::RecvTimeoutError::Timeout;
                 while stopped.recv_timeout(RECLAIM_EVERY).is_err_and(timeout) {
-                    match catch_unwind(AssertUnwindSafe(|| log_store.reclaim())) {
-                        Ok(Ok(_)) => {}
-                        Ok(Err(error)) => health.fail(error.into()),
-                        Err(_) => health.fail(StoreFailure::Panicked("the log store")),
-                    }
+                    reclaim(&*log_store, &health);
                 }
             })?;
             self.reclaimer = Some((stop, thread));
         }
         Ok(())
+    }
+}
+
+/// Gives back disk space of the log.
+pub(crate) fn reclaim(log_store: &dyn LogStore, health: &Health) {
+    match catch_unwind(AssertUnwindSafe(|| log_store.reclaim())) {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => health.fail(error.into()),
+        Err(_) => health.fail(StoreFailure::Panicked("the log store")),
     }
 }
 

@@ -14,18 +14,27 @@ struct State<T> {
     items: VecDeque<(T, usize)>,
     weight: usize,
     closed: bool,
+    /// Whether a push waits for room. A store that is driven by hand has nobody to make any.
+    waits: bool,
 }
 
 impl<T> WorkQueue<T> {
     pub(crate) fn new(limit: usize) -> Self {
-        let state = State { items: VecDeque::new(), weight: 0, closed: false };
+        let state = State { items: VecDeque::new(), weight: 0, closed: false, waits: true };
         Self { state: Mutex::new(state), changed: Condvar::new(), limit }
+    }
+
+    /// From now on a push beyond the limit does not wait: whoever pushes asks [`has_room`](Self::has_room)
+    /// before he begins to work.
+    pub(crate) fn never_wait(&self) {
+        self.state.lock().waits = false;
     }
 
     /// Waits for room. After [`close`](Self::close) the item comes back.
     pub(crate) fn push(&self, item: T, weight: usize) -> Result<(), T> {
         let mut state = self.state.lock();
-        while !state.closed && state.weight > 0 && state.weight + weight > self.limit {
+        while state.waits && !state.closed && state.weight > 0 && state.weight + weight > self.limit
+        {
             self.changed.wait(&mut state);
         }
         if state.closed {
@@ -52,6 +61,16 @@ impl<T> WorkQueue<T> {
         drop(state);
         self.changed.notify_all();
         true
+    }
+
+    /// Whether anything waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().items.is_empty()
+    }
+
+    /// Whether the limit is not reached.
+    pub(crate) fn has_room(&self) -> bool {
+        self.state.lock().weight < self.limit
     }
 
     /// The weight of what waits.
@@ -89,6 +108,16 @@ mod tests {
         while queue.take_all(&mut got) {}
         pusher.join().expect("no panic");
         assert_eq!(got, (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_queue_that_never_waits_tells_that_it_is_full() {
+        let queue = WorkQueue::new(10);
+        queue.never_wait();
+        for _ in 0..3 {
+            queue.push((), 6).expect("open");
+        }
+        assert!(!queue.has_room() && queue.weight() == 18);
     }
 
     #[test]

@@ -232,24 +232,36 @@ impl ApplyWorker {
 
     /// The body of the thread: until the queue is closed and empty.
     pub(crate) fn run(mut self) {
-        while self.queue.take_all(&mut self.tasks) {
-            let mut regions: Vec<_> = self.tasks.drain(..).flat_map(|task| task.0).collect();
-            if self.applier.health.has_failed() {
-                continue;
-            }
-            if !self.applier.apply(&mut regions, &mut self.respond, &mut self.metrics) {
-                self.respond.flush(&mut self.metrics);
-                continue;
-            }
-            let mut outbox = self.router.outbox();
-            for task in regions {
-                let applied = RegionMessage::Applied(task.commands.applied.index);
-                // Forced, and one per batch that a region has under way; a closed region needs none.
-                let _ = outbox.force_send(task.commands.region_id.get(), applied);
-            }
-            outbox.flush();
-            self.respond.flush(&mut self.metrics);
-            self.metrics.flush_if_due(self.applier.clock.now());
+        while self.wake() {}
+    }
+
+    /// Whether something waits to be applied.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// One wake: waits for work, and does all of it. False: the queue is closed and empty.
+    pub(crate) fn wake(&mut self) -> bool {
+        if !self.queue.take_all(&mut self.tasks) {
+            return false;
         }
+        let mut regions: Vec<_> = self.tasks.drain(..).flat_map(|task| task.0).collect();
+        if self.applier.health.has_failed() {
+            return true;
+        }
+        if !self.applier.apply(&mut regions, &mut self.respond, &mut self.metrics) {
+            self.respond.flush(&mut self.metrics);
+            return true;
+        }
+        let mut outbox = self.router.outbox();
+        for task in regions {
+            let applied = RegionMessage::Applied(task.commands.applied.index);
+            // Forced, and one per batch that a region has under way; a closed region needs none.
+            let _ = outbox.force_send(task.commands.region_id.get(), applied);
+        }
+        outbox.flush();
+        self.respond.flush(&mut self.metrics);
+        self.metrics.flush_if_due(self.applier.clock.now());
+        true
     }
 }

@@ -291,17 +291,29 @@ impl LogWriter {
 
     /// The body of the thread: until the queue is closed and empty.
     pub(crate) fn run(mut self) {
-        while self.queue.take_all(&mut self.tasks) {
-            if self.health.has_failed() {
-                self.tasks.clear();
-                continue;
-            }
-            match catch_unwind(AssertUnwindSafe(|| self.write())) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => self.health.fail(error),
-                Err(_) => self.health.fail(StoreFailure::Panicked("the log writer")),
-            }
+        while self.wake() {}
+    }
+
+    /// Whether something waits to be written.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// One wake: waits for work, and does all of it. False: the queue is closed and empty.
+    pub(crate) fn wake(&mut self) -> bool {
+        if !self.queue.take_all(&mut self.tasks) {
+            return false;
         }
+        if self.health.has_failed() {
+            self.tasks.clear();
+            return true;
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.write())) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.health.fail(error),
+            Err(_) => self.health.fail(StoreFailure::Panicked("the log writer")),
+        }
+        true
     }
 
     fn write(&mut self) -> Result<(), StoreFailure> {
