@@ -3,6 +3,29 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod actions;
+mod agenda;
+pub mod check;
+mod clients;
+pub mod disk;
+mod faults;
+mod finish;
+mod life;
+mod lives;
+mod machine;
+mod network;
+mod operation;
+mod plan;
+mod process;
 mod random;
+mod run;
+mod scenarios;
+mod trace;
+mod transport;
+mod world;
 
+pub use faults::{FaultKind, Fired};
+pub use plan::{Action, ClusterPlan, LoadPlan, LogKind, NetworkPlan, Plan, Timed};
 pub use random::Random;
+pub use run::{run, Figures, Outcome};
+pub use scenarios::{find, plan, Scenario, SCENARIOS};

@@ -106,6 +106,8 @@ pub enum LogStoreError {
 /// * [`write`](Self::write) is atomic over all regions of the batch, and with `sync` durable when it
 ///   returns. After an error nothing more may be written.
 /// * What was written is at once visible to the [`LogReader`] methods, synced or not.
+/// * What [`load`](Self::load) returns is durable. A process that was killed may have written what it
+///   did not sync; the next one finds it, believes it, and promises it to others.
 /// * Entries of one region are written in order, by one thread at a time.
 pub trait LogStore: LogReader + 'static {
     /// Reads all regions back. Called once, before the first write.

@@ -1,0 +1,189 @@
+//! What must hold of each region after each of its turns.
+//!
+//! * Its indexes are in order: `truncated ≤ applied ≤ emitted ≤ committed`, `emitted ≤ persisted ≤ last`.
+//! * Term, committed, emitted, applied and truncated do not go back while its store lives.
+//! * One leader a term. One peer of a region on a store, handled once in a round.
+//! * What waits is within its bound.
+
+use super::Ledger;
+use raftstore::{RegionStatus, Role};
+use rustc_hash::FxHashMap;
+
+/// The bounds that the stores were given.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Proposals of a region that wait for their commit.
+    pub pending_proposals: usize,
+    /// Bytes handed out to be applied: the bound, and one page more.
+    pub unapplied_bytes: usize,
+    /// Bytes of entries in memory.
+    pub cached_bytes: usize,
+}
+
+/// Figures that only grow while a store lives.
+#[derive(Clone, Copy, Debug, Default)]
+struct Growing {
+    life: u64,
+    term: u64,
+    truncated: u64,
+    applied: u64,
+    emitted: u64,
+    committed: u64,
+}
+
+/// Compares how regions stand with how they stood before.
+#[derive(Debug)]
+pub struct Watch {
+    bounds: Bounds,
+    known: FxHashMap<(u64, u64), Growing>,
+}
+
+impl Watch {
+    /// One that knows nothing yet.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, known: FxHashMap::default() }
+    }
+
+    /// Checks the regions of one round of a store in one of its lives.
+    pub fn check(&mut self, store: u64, life: u64, round: &[RegionStatus], ledger: &mut Ledger) {
+        for (at, status) in round.iter().enumerate() {
+            let region = status.description.id;
+            if round[..at].iter().any(|other| other.description.id == region) {
+                let text = format!("region {region}: store {store} ran it twice in a round");
+                ledger.violate("one FSM a region and store", text);
+            }
+            if status.role == Role::Leader {
+                ledger.leads(store, region.get(), status.term.get());
+            }
+            self.check_order(store, status, ledger);
+            self.check_growth(store, life, status, ledger);
+            self.check_bounds(store, status, ledger);
+        }
+    }
+
+    fn check_order(&self, store: u64, status: &RegionStatus, ledger: &mut Ledger) {
+        let order = [status.truncated, status.applied, status.emitted, status.committed];
+        let sound = order.is_sorted()
+            && status.emitted <= status.persisted
+            && status.persisted <= status.last
+            && status.committed <= status.last;
+        if !sound {
+            ledger.violate("indexes are in order", format!("store {store}: {status:?}"));
+        }
+    }
+
+    fn check_growth(&mut self, store: u64, life: u64, status: &RegionStatus, ledger: &mut Ledger) {
+        let now = Growing {
+            life,
+            term: status.term.get(),
+            truncated: status.truncated.get(),
+            applied: status.applied.get(),
+            emitted: status.emitted.get(),
+            committed: status.committed.get(),
+        };
+        let key = (store, status.description.id.get());
+        let Some(before) = self.known.insert(key, now).filter(|before| before.life == life) else {
+            return;
+        };
+        let shrunk = now.term < before.term
+            || now.truncated < before.truncated
+            || now.applied < before.applied
+            || now.emitted < before.emitted
+            || now.committed < before.committed;
+        if shrunk {
+            let text = format!("region {}: store {store} went from {before:?} to {now:?}", key.1);
+            ledger.violate("nothing goes back", text);
+        }
+    }
+
+    fn check_bounds(&self, store: u64, status: &RegionStatus, ledger: &mut Ledger) {
+        let Bounds { pending_proposals, unapplied_bytes, cached_bytes } = self.bounds;
+        let broken = status.pending_proposals > pending_proposals
+            || status.unapplied_bytes > unapplied_bytes
+            || status.cached_bytes > cached_bytes;
+        if broken {
+            let text = format!("store {store}: {:?} exceeded by {status:?}", self.bounds);
+            ledger.violate("queues are bounded", text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raftstore::{Index, PeerId, RegionDescription, RegionEpoch, RegionId, Term};
+    use std::sync::Arc;
+
+    const BOUNDS: Bounds = Bounds { pending_proposals: 9, unapplied_bytes: 9, cached_bytes: 9 };
+
+    fn status() -> RegionStatus {
+        let description = RegionDescription {
+            id: RegionId::new(1),
+            start_key: Default::default(),
+            end_key: Default::default(),
+            epoch: RegionEpoch { conf_ver: 1, version: 1 },
+            peers: Vec::new(),
+        };
+        RegionStatus {
+            description: Arc::new(description),
+            peer_id: PeerId::new(1),
+            role: Role::Follower,
+            term: Term::new(6),
+            leader: None,
+            truncated: Index::new(5),
+            applied: Index::new(6),
+            emitted: Index::new(7),
+            committed: Index::new(8),
+            persisted: Index::new(9),
+            last: Index::new(10),
+            pending_proposals: 0,
+            unapplied_bytes: 0,
+            cached_bytes: 0,
+            cached_entries: 0,
+            matched: Vec::new(),
+        }
+    }
+
+    /// The rule that is broken by a region that stands like this after it stood soundly.
+    fn broken(life: u64, change: impl FnOnce(&mut RegionStatus)) -> Option<&'static str> {
+        let (mut watch, mut ledger) = (Watch::new(BOUNDS), Ledger::default());
+        let mut status = status();
+        watch.check(1, 1, std::slice::from_ref(&status), &mut ledger);
+        change(&mut status);
+        watch.check(1, life, &[status], &mut ledger);
+        ledger.violation().map(|violation| violation.rule)
+    }
+
+    #[test]
+    fn what_goes_back_is_seen_within_a_life() {
+        let back: [fn(&mut RegionStatus); 4] = [
+            |s| s.term = Term::new(5),
+            |s| s.applied = Index::new(5),
+            |s| s.emitted = Index::new(6),
+            |s| s.committed = Index::new(7),
+        ];
+        assert_eq!(broken(1, |_| ()), None);
+        for change in back {
+            assert_eq!(broken(1, change), Some("nothing goes back"));
+            assert_eq!(broken(2, change), None, "a restart forgets what was not durable");
+        }
+    }
+
+    #[test]
+    fn disorder_and_overflow_are_seen() {
+        assert_eq!(broken(1, |s| s.persisted = Index::new(6)), Some("indexes are in order"));
+        assert_eq!(broken(1, |s| s.committed = Index::new(11)), Some("indexes are in order"));
+        assert_eq!(broken(1, |s| s.truncated = Index::new(7)), Some("indexes are in order"));
+        assert_eq!(broken(1, |s| s.pending_proposals = 10), Some("queues are bounded"));
+        assert_eq!(broken(1, |s| s.unapplied_bytes = 10), Some("queues are bounded"));
+        assert_eq!(broken(1, |s| s.cached_bytes = 10), Some("queues are bounded"));
+    }
+
+    #[test]
+    fn a_region_that_runs_twice_in_a_round_is_seen() {
+        let (mut watch, mut ledger) = (Watch::new(BOUNDS), Ledger::default());
+        watch.check(1, 1, &[status(), status()], &mut ledger);
+        let rule = ledger.violation().map(|violation| violation.rule);
+        assert_eq!(rule, Some("one FSM a region and store"));
+    }
+}

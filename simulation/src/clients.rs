@@ -1,0 +1,333 @@
+//! Clients: each has one operation under way, finds leaders, gives up, goes on.
+
+use crate::check::Ledger;
+use crate::faults::{FaultKind, Fired};
+use crate::life::Life;
+use crate::operation::{decode_output, Kind, Operation};
+use crate::plan::{ClusterPlan, LoadPlan};
+use crate::process::{Running, MAX_PROPOSAL_BYTES};
+use crate::random::Random;
+use parking_lot::Mutex;
+use raftstore::{Answer, ProposeError, RegionEpoch, RegionId, Write};
+use std::sync::Arc;
+
+/// Registers from this one on are for bursts, whose operations overlap by the hundred.
+pub const FIRST_BURST_KEY: u64 = 1000;
+
+/// The client of operations that no client does: bursts and probes.
+pub const NOBODY: u64 = u64::MAX;
+
+/// What became of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nobody knows: it may have happened, or may still.
+    Open,
+    /// It did not happen and never will.
+    Refused,
+    /// It happened.
+    Done {
+        /// When the answer came.
+        at: u64,
+        /// Its place in the log.
+        term: u64,
+        /// Its place in the log.
+        index: u64,
+        /// What the register held before.
+        output: Option<u64>,
+    },
+}
+
+/// An operation, and what its client knows of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// Who asked.
+    pub client: u64,
+    /// Which region.
+    pub region: u64,
+    /// Which store.
+    pub store: u64,
+    /// What.
+    pub operation: Operation,
+    /// When; a count of all proposals and answers.
+    pub at: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How often its callback ran while the store lived.
+    pub answers: u32,
+    /// Whether its store has ended without an answer, as far as anybody can tell.
+    pub orphaned: bool,
+}
+
+/// Answers as they come in from callbacks.
+type Inbox = Arc<Mutex<Vec<(u64, Answer)>>>;
+
+#[derive(Debug)]
+struct Client {
+    /// Under way.
+    operation: Option<u64>,
+    /// Counts its turns: an appointment for an earlier one is void.
+    turn: u64,
+    /// To be read back.
+    written: Option<(u64, u64)>,
+}
+
+/// An answer that concerns a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// The operation.
+    pub operation: u64,
+    /// The client, or [`NOBODY`].
+    pub client: u64,
+    /// `""` for success.
+    pub error: &'static str,
+}
+
+/// All clients and all operations.
+pub struct Clients {
+    load: LoadPlan,
+    cluster: ClusterPlan,
+    random: Random,
+    clients: Vec<Client>,
+    records: Vec<Record>,
+    inbox: Inbox,
+    /// The store that is believed to lead each region, from region 1 on.
+    leaders: Vec<u64>,
+    /// Counts proposals and answers: the order in which clients see the world.
+    moments: u64,
+    /// What has struck.
+    pub fired: Fired,
+}
+
+impl Clients {
+    /// Clients that have done nothing yet.
+    pub fn new(load: &LoadPlan, cluster: &ClusterPlan, random: Random) -> Self {
+        let client = |_| Client { operation: None, turn: 0, written: None };
+        Self {
+            load: load.clone(),
+            cluster: cluster.clone(),
+            clients: (0..load.clients).map(client).collect(),
+            records: Vec::new(),
+            inbox: Arc::default(),
+            leaders: (1..=cluster.regions).map(|region| cluster.stores_of(region)[0]).collect(),
+            moments: 0,
+            random,
+            fired: Fired::default(),
+        }
+    }
+
+    /// All operations, by number.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// The turn that a client is at.
+    pub fn turn(&self, client: u64) -> u64 {
+        self.clients[client as usize].turn
+    }
+
+    /// The store that a region's next operation goes to.
+    pub fn leader(&self, region: u64) -> u64 {
+        self.leaders[region as usize - 1]
+    }
+
+    /// A time to think.
+    pub fn think_us(&mut self) -> u64 {
+        self.random.within(self.load.think_us.0..self.load.think_us.1 + 1)
+    }
+
+    /// How long a client waits.
+    pub fn patience_us(&self) -> u64 {
+        self.load.patience_us
+    }
+
+    /// A client's next operation, after its last one was answered or given up. Returns its number.
+    pub fn next(&mut self, client: u64) -> u64 {
+        let of = &mut self.clients[client as usize];
+        of.turn += 1;
+        let given_up = of.operation.take();
+        let read_back = of.written.take().filter(|_| self.random.chance(500));
+        if let Some(operation) = given_up {
+            // It may be the leader that is gone.
+            self.try_another(self.records[operation as usize].region);
+        }
+        let random = &mut self.random;
+        let (region, key, kind) = match read_back {
+            Some((region, key)) => (region, key, Kind::Read),
+            None => {
+                let hot = random.chance(self.load.hot_pm);
+                let region = if hot { 1 } else { 1 + random.below(self.cluster.regions) };
+                let key = random.below(self.load.keys);
+                // Every value is written once only: a read tells which write it saw.
+                let value = self.records.len() as u64;
+                let draw = random.below(1000);
+                let kind = if draw < self.load.read_pm {
+                    Kind::Read
+                } else if draw < self.load.read_pm + self.load.compare_pm {
+                    let expected = self.guess(region, key);
+                    Kind::CompareAndSet { expected, new: value }
+                } else {
+                    Kind::Write(value)
+                };
+                (region, key, kind)
+            }
+        };
+        let number = self.record(client, region, self.leader(region), key, kind);
+        self.clients[client as usize].operation = Some(number);
+        number
+    }
+
+    /// What a register may hold: what the last answer about it has said.
+    fn guess(&self, region: u64, key: u64) -> Option<u64> {
+        let recent = self.records.iter().rev().take(64);
+        let mut about = recent.filter(|record| {
+            record.region == region && record.operation.key == key
+        });
+        about.find_map(|record| match record.outcome {
+            Outcome::Done { output, .. } => Some(record.operation.kind.apply(output)),
+            _ => None,
+        })?
+    }
+
+    /// Notes an operation that is about to be proposed.
+    pub fn record(&mut self, client: u64, region: u64, store: u64, key: u64, kind: Kind) -> u64 {
+        let number = self.records.len() as u64;
+        self.moments += 1;
+        self.records.push(Record {
+            client,
+            region,
+            store,
+            operation: Operation { id: number, key, kind },
+            at: self.moments,
+            outcome: Outcome::Open,
+            answers: 0,
+            orphaned: false,
+        });
+        number
+    }
+
+    /// Proposes an operation to the store it is for; `None`: that one does not run.
+    pub fn propose(&mut self, number: u64, running: Option<&Running>) {
+        let record = self.records[number as usize];
+        let Some(running) = running else {
+            // The connection is refused.
+            let region_id = RegionId::new(record.region);
+            self.inbox.lock().push((number, Err(ProposeError::Stopped { region_id })));
+            return;
+        };
+        let ballast = self.ballast();
+        let mut write = Write::new(record.operation.encode(ballast));
+        if record.client != NOBODY && self.random.chance(self.load.wrong_epoch_pm) {
+            self.fired.note(FaultKind::WrongEpoch);
+            write = write.at_epoch(RegionEpoch { conf_ver: 1, version: 2 });
+        }
+        let (inbox, life) = (self.inbox.clone(), running.life.clone());
+        let held = running.callbacks.clone();
+        let callback = move |answer: Answer| {
+            tell(&inbox, &life, number, answer);
+            drop(held);
+        };
+        running.store.handle().propose_with(RegionId::new(record.region), write, callback);
+    }
+
+    fn ballast(&mut self) -> usize {
+        if !self.random.chance(self.load.big_pm) {
+            return 0;
+        }
+        self.fired.note(FaultKind::BigValue);
+        // One in eight is too large.
+        self.random.below(MAX_PROPOSAL_BYTES + MAX_PROPOSAL_BYTES / 8) as usize
+    }
+
+    /// Takes what callbacks have brought, and says whom it concerns.
+    pub fn hear(&mut self, ledger: &mut Ledger) -> Vec<Told> {
+        let answers = std::mem::take(&mut *self.inbox.lock());
+        answers.into_iter().map(|(number, answer)| self.hear_one(number, &answer, ledger)).collect()
+    }
+
+    fn hear_one(&mut self, number: u64, answer: &Answer, ledger: &mut Ledger) -> Told {
+        self.moments += 1;
+        let at = self.moments;
+        let record = &mut self.records[number as usize];
+        record.answers += 1;
+        if record.answers > 1 {
+            ledger.violate("one answer", format!("{record:?} was answered again: {answer:?}"));
+        }
+        let (region, store, client) = (record.region, record.store, record.client);
+        let error = match answer {
+            Ok(response) => {
+                let (index, term) = (response.index.get(), response.term.get());
+                match decode_output(&response.value) {
+                    Some(output) => record.outcome = Outcome::Done { at, term, index, output },
+                    None => ledger.violate("answers arrive whole", format!("{record:?}")),
+                }
+                ""
+            }
+            Err(error) => {
+                if !error.may_have_happened() {
+                    record.outcome = Outcome::Refused;
+                }
+                self.learn(region, store, error);
+                error.label()
+            }
+        };
+        self.note(number, error);
+        Told { operation: number, client, error }
+    }
+
+    /// A client goes on after this answer, if it is still waiting for it.
+    fn note(&mut self, number: u64, error: &'static str) {
+        let record = self.records[number as usize];
+        let Some(client) = self.clients.get_mut(record.client as usize) else { return };
+        if client.operation != Some(number) {
+            return;
+        }
+        client.operation = None;
+        client.turn += 1;
+        let writes = !matches!(record.operation.kind, Kind::Read);
+        client.written = (writes && error.is_empty()).then_some((record.region, record.operation.key));
+    }
+
+    /// Whether a client has nothing under way.
+    pub fn is_free(&self, client: u64) -> bool {
+        self.clients[client as usize].operation.is_none()
+    }
+
+    fn learn(&mut self, region: u64, store: u64, error: &ProposeError) {
+        match error {
+            ProposeError::NotLeader { leader: Some(peer), .. } if peer.store.get() != store => {
+                self.leaders[region as usize - 1] = peer.store.get();
+            }
+            ProposeError::Busy { reason: "the mailbox is full", .. } => {
+                self.fired.note(FaultKind::MailboxOverflow);
+            }
+            ProposeError::Busy { .. } => {}
+            ProposeError::TooLarge { .. } | ProposeError::EpochNotMatch { .. } => {}
+            _ => self.try_another(region),
+        }
+    }
+
+    /// A region's next operation goes to some store that holds it.
+    pub fn try_another(&mut self, region: u64) {
+        let stores = self.cluster.stores_of(region);
+        self.leaders[region as usize - 1] = *self.random.pick(&stores);
+    }
+
+    /// An operation that a store has taken and not answered.
+    pub fn unanswered(&self, store: u64) -> Option<Record> {
+        let mut open = self.records.iter().filter(|record| record.store == store);
+        open.find(|record| record.answers == 0 && !record.orphaned).copied()
+    }
+
+    /// A store has ended: what it has not answered stays open for ever.
+    pub fn orphan(&mut self, store: u64) {
+        let open = self.records.iter_mut().filter(|record| record.store == store);
+        open.filter(|record| record.answers == 0).for_each(|record| record.orphaned = true);
+    }
+}
+
+/// Runs in the callback. What a process that is gone says is not heard.
+fn tell(inbox: &Inbox, life: &Life, number: u64, answer: Answer) {
+    if life.is_alive() {
+        inbox.lock().push((number, answer));
+    }
+}

@@ -1,0 +1,254 @@
+//! A store's log in the simulation: raft-engine over simulated files, or a model of it in memory, which
+//! is faster. Both fail as the plan says, and both are compared with what ought to be there.
+
+use super::{Disk, Image};
+use crate::check::Ledger;
+use crate::faults::{FaultKind, Fired};
+use crate::life::Life;
+use parking_lot::Mutex;
+use raftstore::{
+    DamagedRegion, Entry, Index, LogBatch, LogReadError, LogReader, LogStore, LogStoreError,
+    RegionId, Stored, Term,
+};
+use std::sync::Arc;
+
+/// What goes wrong next. Set by the plan's actions.
+#[derive(Debug, Default)]
+pub struct Troubles {
+    /// The next write fails.
+    pub fail_write: bool,
+    /// The next sync fails.
+    pub fail_sync: bool,
+    /// Every write finds the disk full.
+    pub full: bool,
+    /// This region's log is unreadable at the next start.
+    pub damaged: Option<RegionId>,
+    /// A write has failed: there must not be another one.
+    failed: bool,
+    /// Everything that has struck.
+    pub fired: Fired,
+}
+
+impl Troubles {
+    /// Nothing goes wrong any more. A store that is damaged stays so.
+    pub fn heal(&mut self) {
+        self.fail_write = false;
+        self.fail_sync = false;
+        self.full = false;
+    }
+
+    /// Whether the log of the present life has failed as planned.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+}
+
+/// What all lives of a store share: the disk, and what is wrong with it.
+#[derive(Clone, Debug, Default)]
+pub struct Device {
+    /// What ought to be there.
+    pub disk: Arc<Mutex<Disk>>,
+    /// What goes wrong.
+    pub troubles: Arc<Mutex<Troubles>>,
+}
+
+/// The log of one life of a store.
+pub struct SimLog {
+    store: u64,
+    life: Arc<Life>,
+    device: Device,
+    ledger: Arc<Mutex<Ledger>>,
+    /// The real one; without it the disk itself is read.
+    engine: Option<Arc<dyn LogStore>>,
+}
+
+impl SimLog {
+    /// The log for a life that begins.
+    pub fn new(
+        store: u64,
+        life: Arc<Life>,
+        device: Device,
+        ledger: Arc<Mutex<Ledger>>,
+        engine: Option<Arc<dyn LogStore>>,
+    ) -> Self {
+        device.troubles.lock().failed = false;
+        Self { store, life, device, ledger, engine }
+    }
+
+    fn fail(&self, text: &str) -> LogStoreError {
+        LogStoreError::Write(text.to_owned())
+    }
+
+    /// Takes what was found on disk for what is there, if it can be what was written.
+    fn compare(&self, engine: &dyn LogStore, found: &Stored) {
+        let mut disk = self.device.disk.lock();
+        let possible = disk.possible();
+        // The longest that fits: batches that change nothing cannot be told apart.
+        let kept = possible.iter().rposition(|image| fits(image, engine, found));
+        match kept {
+            Some(kept) => disk.crash(kept),
+            None => {
+                let text = format!(
+                    "store {}: the log holds {found:?}, which is not what was written: {:?}",
+                    self.store,
+                    possible[0].stored()
+                );
+                self.ledger.lock().violate("the log keeps what was synced", text);
+            }
+        }
+    }
+}
+
+/// Whether a log store holds exactly this.
+fn fits(image: &Image, engine: &dyn LogStore, found: &Stored) -> bool {
+    let expected = image.stored();
+    if found.ident != expected.ident || found.regions.len() != expected.regions.len() {
+        return false;
+    }
+    let mut regions: Vec<_> = found.regions.iter().collect();
+    regions.sort_by_key(|region| region.record.description.id);
+    regions.iter().zip(&expected.regions).all(|(found, expected)| {
+        let id = expected.record.description.id;
+        let (low, high) = (expected.truncated.index.get() + 1, expected.last_index.get() + 1);
+        let same = found.record == expected.record
+            && found.hard_state == expected.hard_state
+            && found.truncated == expected.truncated
+            && found.last_index == expected.last_index;
+        same && (low == high
+            || engine
+                .entries(id, Index::new(low), Index::new(high), usize::MAX)
+                .is_ok_and(|entries| image.regions[&id].entries.iter().eq(entries.iter())))
+    })
+}
+
+impl LogReader for SimLog {
+    fn entries(
+        &self,
+        region: RegionId,
+        low: Index,
+        high: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, LogReadError> {
+        if let Some(engine) = &self.engine {
+            return engine.entries(region, low, high, max_bytes);
+        }
+        let disk = self.device.disk.lock();
+        let fail = |cause: String| LogReadError { region_id: region, low, high, cause };
+        let log = disk.current().regions.get(&region);
+        let log = log.ok_or_else(|| fail("no such region".to_owned()))?;
+        let begin = log.truncated.index.get() + 1;
+        if low.get() < begin || high.get() > log.last_index() + 1 {
+            return Err(fail(format!("the log holds {begin} to {}", log.last_index())));
+        }
+        let mut bytes = 0;
+        let range = (low.get() - begin) as usize..(high.get() - begin) as usize;
+        let fitting = log.entries.range(range).enumerate().take_while(|(at, entry)| {
+            bytes += entry.data.len() + entry.context.len();
+            bytes <= max_bytes || *at == 0
+        });
+        Ok(fitting.map(|(_, entry)| entry.clone()).collect())
+    }
+
+    fn term(&self, region: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
+        if let Some(engine) = &self.engine {
+            return engine.term(region, index);
+        }
+        let disk = self.device.disk.lock();
+        let log = disk.current().regions.get(&region);
+        Ok(log.and_then(|log| log.term(index.get())).map(Term::new))
+    }
+}
+
+impl LogStore for SimLog {
+    fn load(&self) -> Result<Stored, LogStoreError> {
+        let mut stored = match &self.engine {
+            Some(engine) => {
+                let stored = engine.load()?;
+                self.compare(&**engine, &stored);
+                stored
+            }
+            None => {
+                let mut disk = self.device.disk.lock();
+                // What a log store returns is durable.
+                disk.sync();
+                disk.current().stored()
+            }
+        };
+        let mut troubles = self.device.troubles.lock();
+        if let Some(region_id) = troubles.damaged {
+            let before = stored.regions.len();
+            stored.regions.retain(|region| region.record.description.id != region_id);
+            if stored.regions.len() < before {
+                troubles.fired.note(FaultKind::FlippedBit);
+                let reason = "its hard state is damaged".to_owned();
+                stored.damaged.push(DamagedRegion { region_id, reason });
+            }
+        }
+        Ok(stored)
+    }
+
+    fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<u64, LogStoreError> {
+        let batch = std::mem::take(batch);
+        if !self.life.call() {
+            return Err(self.fail("the process is gone"));
+        }
+        let mut troubles = self.device.troubles.lock();
+        let mut disk = self.device.disk.lock();
+        if troubles.failed {
+            let text = format!("store {} writes its log after a write had failed", self.store);
+            self.ledger.lock().violate("no write after a failed one", text);
+        }
+        if troubles.full {
+            troubles.failed = true;
+            troubles.fired.note(FaultKind::DiskFull);
+            return Err(self.fail("no space left on the device"));
+        }
+        if std::mem::take(&mut troubles.fail_write) {
+            troubles.failed = true;
+            troubles.fired.note(FaultKind::WriteError);
+            return Err(self.fail("input/output error"));
+        }
+        // A process that dies here has written and not synced.
+        let alive = self.life.call();
+        let sync_fails = sync && std::mem::take(&mut troubles.fail_sync);
+        let bytes = match &self.engine {
+            Some(engine) => match engine.write(&mut batch.clone(), sync && alive && !sync_fails) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    troubles.failed = true;
+                    disk.write_perhaps(&batch);
+                    return Err(error);
+                }
+            },
+            None => 0,
+        };
+        let mut ledger = self.ledger.lock();
+        if let Err(hole) = disk.write(self.store, &batch, &mut ledger) {
+            ledger.violate("writes of a region stay in order", hole);
+            return Err(self.fail("a hole"));
+        }
+        if !alive {
+            return Err(self.fail("the process is gone"));
+        }
+        if sync_fails {
+            troubles.failed = true;
+            troubles.fired.note(FaultKind::SyncError);
+            return Err(self.fail("the sync failed: input/output error"));
+        }
+        if sync {
+            disk.sync();
+        }
+        Ok(bytes)
+    }
+
+    fn is_volatile(&self) -> bool {
+        false
+    }
+
+    fn reclaim(&self) -> Result<Vec<RegionId>, LogStoreError> {
+        match &self.engine {
+            Some(engine) if self.life.call() => engine.reclaim(),
+            _ => Ok(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The end of a run: faults stop, the cluster heals, and everything must be well.
+
+use crate::check::Violation;
+use crate::clients::Outcome;
+use crate::plan::Action;
+use crate::world::World;
+use raftstore::{Index, RegionId};
+
+/// Logs that are allowed more entries are not filled up to see them cut.
+const MOST_ENTRIES: u64 = 100;
+
+impl World {
+    /// Ends all faults and the load, and sees to it that everything is served again within a time, all
+    /// replicas are equal, logs are short, nobody waits, and nothing is left behind.
+    pub fn finish(&mut self) -> Option<Violation> {
+        self.heal();
+        let election_us = self.plan.cluster.election_us();
+        // Two rounds of elections, a disk that was behind, and time to serve.
+        self.expect_service(patience_us(election_us));
+        let served = |world: &mut World| world.probes.iter().all(|probe| probe.answered);
+        if !self.wait(patience_us(election_us) + 1_000_000, served) {
+            return self.violation_or("every region is served", "a probe went on for ever");
+        }
+        if !self.wait(patience_us(election_us), World::replicas_are_equal) {
+            let text = self.describe_replicas();
+            return self.violation_or("replicas are equal", &text);
+        }
+        if !self.wait(patience_us(election_us), World::nobody_waits) {
+            return self.violation_or("every proposal is answered", "some are still waiting");
+        }
+        if !self.cut_logs() {
+            return self.violation_or("logs are cut", "a log is longer than twice its limit");
+        }
+        self.leave();
+        self.violation()
+    }
+
+    fn heal(&mut self) {
+        self.load = false;
+        self.network.heal();
+        self.around.outgoing.lock().full.clear();
+        let now_us = self.agenda.now_us();
+        for store in 1..=self.plan.cluster.stores {
+            let process = self.process(store);
+            process.set_clock(now_us);
+            process.speed_pm = 1000;
+            process.paused = false;
+            process.disk_hangs_until_us = 0;
+            process.disk_slow_us = 0;
+            process.broken = false;
+            if let Some(running) = &process.running {
+                running.life.end_after(u64::MAX);
+            }
+            let mut troubles = process.device.troubles.lock();
+            troubles.heal();
+            let damaged = troubles.damaged.take().is_some();
+            drop(troubles);
+            if damaged {
+                self.shut_down(store);
+            }
+            if self.process(store).running.is_none() {
+                self.start(store);
+            }
+            self.arrange(store);
+        }
+    }
+
+    /// Lets things happen until a condition holds. False: it did not in this time, or a rule is broken.
+    fn wait(&mut self, for_us: u64, mut until: impl FnMut(&mut World) -> bool) -> bool {
+        let end_us = self.agenda.now_us() + for_us;
+        loop {
+            if until(self) {
+                return true;
+            }
+            let next_us = self.agenda.now_us() + 50_000;
+            if next_us > end_us || !self.run_until(next_us) {
+                return false;
+            }
+        }
+    }
+
+    fn violation_or(&self, rule: &'static str, text: &str) -> Option<Violation> {
+        self.violation().or_else(|| Some(Violation { rule, text: text.to_owned() }))
+    }
+
+    fn replicas_are_equal(&mut self) -> bool {
+        (1..=self.plan.cluster.regions).all(|region| {
+            let stores = self.plan.cluster.stores_of(region);
+            let first = self.contents(stores[0], region);
+            stores[1..].iter().all(|store| self.contents(*store, region) == first)
+        })
+    }
+
+    fn contents(&self, store: u64, region: u64) -> (std::collections::BTreeMap<u64, u64>, Index) {
+        let machine = self.processes[store as usize - 1].machine.lock();
+        machine.contents(RegionId::new(region))
+    }
+
+    fn describe_replicas(&self) -> String {
+        let regions = 1..=self.plan.cluster.regions;
+        let lines = regions.flat_map(|region| {
+            let stores = self.plan.cluster.stores_of(region);
+            stores.into_iter().map(move |store| (region, store))
+        });
+        let lines = lines.map(|(region, store)| {
+            let (registers, applied) = self.contents(store, region);
+            format!("region {region} on store {store}: applied {applied}, {registers:?}")
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether every operation that a living store has taken is answered.
+    fn nobody_waits(&mut self) -> bool {
+        (1..=self.plan.cluster.stores).all(|store| self.clients.unanswered(store).is_none())
+    }
+
+    /// Writes until the logs have to be cut, and looks whether they are.
+    fn cut_logs(&mut self) -> bool {
+        let limit = self.plan.cluster.compact_after_entries;
+        let patience_us = patience_us(self.plan.cluster.election_us());
+        if limit > MOST_ENTRIES {
+            return true;
+        }
+        // In small steps: a peer cuts its log no further than it has flushed when it is told to cut.
+        let count = (limit / 4).clamp(1, 20);
+        for _ in 0..2 * limit / count + 8 {
+            for store in 1..=self.plan.cluster.stores {
+                self.process(store).machine.lock().flush();
+            }
+            if self.logs_are_short() {
+                return true;
+            }
+            for region in 1..=self.plan.cluster.regions {
+                let store = self.clients.leader(region);
+                self.act(&Action::Burst { store, region, count });
+            }
+            let settled = |world: &mut World| world.nobody_waits() && world.replicas_are_equal();
+            if !self.wait(patience_us, settled) {
+                return false;
+            }
+        }
+        false
+    }
+
+    fn logs_are_short(&mut self) -> bool {
+        let limit = 2 * self.plan.cluster.compact_after_entries;
+        (1..=self.plan.cluster.regions).all(|region| {
+            let mut stores = self.plan.cluster.stores_of(region).into_iter();
+            stores.all(|store| {
+                let applied = self.contents(store, region).1.get();
+                let disk = self.process(store).device.disk.lock();
+                let log = disk.current().regions.get(&RegionId::new(region));
+                log.is_some_and(|log| applied - log.truncated.index.get() <= limit)
+            })
+        })
+    }
+
+    /// Everybody goes home in order.
+    fn leave(&mut self) {
+        for store in 1..=self.plan.cluster.stores {
+            if let Some(running) = &self.process(store).running {
+                let leaked = running.store.leaked_mailboxes();
+                if leaked > 0 {
+                    let text = format!("store {store}: {leaked} mailboxes");
+                    self.around.ledger.lock().violate("no mailbox leaks", text);
+                }
+            }
+            self.shut_down(store);
+        }
+    }
+
+    /// Operations that were answered with success.
+    pub fn done(&self) -> u64 {
+        let done = |record: &&crate::clients::Record| {
+            matches!(record.outcome, Outcome::Done { .. })
+        };
+        self.clients.records().iter().filter(done).count() as u64
+    }
+}
+
+/// Within this time after all faults have stopped every region is served, with this election timeout.
+pub fn patience_us(election_us: u64) -> u64 {
+    6 * election_us + 1_000_000
+}

@@ -1,0 +1,238 @@
+//! What a run is made of: the cluster, its network and load, and what happens to it when.
+//!
+//! A plan is plain data. It follows from a scenario and a seed, can be written to a file and read back,
+//! and can be shrunk: leave actions out, run it again.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything about a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The scenario it comes from.
+    pub scenario: String,
+    /// Decides everything that the plan leaves open.
+    pub seed: u64,
+    /// The stores.
+    pub cluster: ClusterPlan,
+    /// What happens to messages.
+    pub network: NetworkPlan,
+    /// What clients do.
+    pub load: LoadPlan,
+    /// How long faults and load go on, in microseconds of simulated time.
+    pub duration_us: u64,
+    /// In the order of their times.
+    pub actions: Vec<Timed>,
+}
+
+/// Where the logs are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogKind {
+    /// A model of a log in memory.
+    Model,
+    /// raft-engine over simulated files.
+    Engine,
+}
+
+/// The stores of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterPlan {
+    /// Stores, 1 to 7.
+    pub stores: u64,
+    /// Regions.
+    pub regions: u64,
+    /// Peers of each region, at most as many as stores.
+    pub replicas: u64,
+    /// Where the logs are.
+    pub log: LogKind,
+    /// Poller threads of a store.
+    pub pollers: usize,
+    /// Log writer threads of a store; 0: pollers write themselves.
+    pub log_writers: usize,
+    /// Apply threads of a store; 0: pollers apply in their rounds.
+    pub apply_pollers: usize,
+    /// A tick, in milliseconds.
+    pub tick_ms: u64,
+    /// Ticks of an election timeout.
+    pub election_ticks: usize,
+    /// Regions of a round.
+    pub batch_size: usize,
+    /// Messages of a region and round.
+    pub message_budget: usize,
+    /// Messages that wait for a region.
+    pub mailbox_capacity: usize,
+    /// A log is cut beyond so many entries.
+    pub compact_after_entries: u64,
+    /// Stores whose first start is cut short at this call to a seam.
+    pub crash_at_bootstrap: Option<(u64, u64)>,
+}
+
+/// What happens to messages, when nothing special is going on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkPlan {
+    /// From and to, in microseconds.
+    pub delay_us: (u64, u64),
+    /// Of 1,000 messages, so many are lost.
+    pub drop_pm: u64,
+    /// Of 1,000 packets, so many come twice.
+    pub duplicate_pm: u64,
+    /// Of 1,000 packets, so many take much longer.
+    pub straggler_pm: u64,
+    /// Whether the packets of a link arrive in order.
+    pub in_order: bool,
+    /// Whether messages pass through their encoded form.
+    pub encodes: bool,
+}
+
+impl Default for NetworkPlan {
+    fn default() -> Self {
+        Self {
+            delay_us: (100, 1000),
+            drop_pm: 0,
+            duplicate_pm: 0,
+            straggler_pm: 0,
+            in_order: true,
+            encodes: false,
+        }
+    }
+}
+
+/// What clients do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadPlan {
+    /// Clients, each with one operation under way.
+    pub clients: u64,
+    /// Between an answer and the next operation, from and to, in microseconds.
+    pub think_us: (u64, u64),
+    /// Registers of a region.
+    pub keys: u64,
+    /// Of 1,000 operations, so many go to the first region.
+    pub hot_pm: u64,
+    /// Of 1,000 operations, so many only read.
+    pub read_pm: u64,
+    /// Of 1,000 operations, so many compare and set.
+    pub compare_pm: u64,
+    /// Of 1,000 operations, so many carry kilobytes.
+    pub big_pm: u64,
+    /// Of 1,000 operations, so many name a wrong epoch.
+    pub wrong_epoch_pm: u64,
+    /// A client waits so long for an answer before it goes on without.
+    pub patience_us: u64,
+}
+
+/// An action and its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Microseconds from the start.
+    pub at_us: u64,
+    /// What happens.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+/// What happens to the cluster at a time, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "fields are stores, microseconds and counts, as they are named")]
+pub enum Action {
+    /// A store's process ends at once and starts again after a while.
+    Crash { store: u64, down_us: u64 },
+    /// The same, at the so-manieth call from now that the process makes to log, state machine or
+    /// transport.
+    CrashInside { store: u64, calls: u64, down_us: u64 },
+    /// A store is shut down in order and starts again after a while.
+    Restart { store: u64, down_us: u64 },
+    /// A store stands still.
+    Pause { store: u64, for_us: u64 },
+    /// A store's clock leaps forward.
+    JumpClock { store: u64, by_us: u64 },
+    /// A store's clock runs at so many thousandths of the true speed.
+    DriftClock { store: u64, speed_pm: u64, for_us: u64 },
+    /// Nothing passes between these stores and the others.
+    Partition { side: Vec<u64>, for_us: u64 },
+    /// Nothing passes from one store to another.
+    CutOneWay { from: u64, to: u64, for_us: u64 },
+    /// Nothing passes between two stores.
+    CutBetween { one: u64, other: u64, for_us: u64 },
+    /// A link is slow.
+    SlowLink { from: u64, to: u64, by_us: u64, for_us: u64 },
+    /// The transport takes nothing for a store.
+    FullPipe { from: u64, to: u64, for_us: u64 },
+    /// More messages are lost, of 1,000 so many.
+    Lose { drop_pm: u64, for_us: u64 },
+    /// Old messages come again.
+    Replay { count: u64 },
+    /// A store's next write fails.
+    FailWrite { store: u64 },
+    /// A store's next sync fails.
+    FailSync { store: u64 },
+    /// A store's disk is full.
+    FillDisk { store: u64, for_us: u64 },
+    /// Each write of a store takes longer.
+    SlowDisk { store: u64, by_us: u64, for_us: u64 },
+    /// A store's writes do not return.
+    HangDisk { store: u64, for_us: u64 },
+    /// A store's process ends, and a bit of its log flips; it is repaired after a while.
+    DamageLog { store: u64, down_us: u64, for_us: u64 },
+    /// A store's state machine makes everything durable.
+    Flush { store: u64 },
+    /// A store gives back disk space of its log.
+    Reclaim { store: u64 },
+    /// Many proposals at once to one region of a store.
+    Burst { store: u64, region: u64, count: u64 },
+    /// A peer stands for election.
+    Campaign { store: u64, region: u64 },
+    /// Every region must answer a write within this time, whatever else is going on.
+    ExpectService { within_us: u64 },
+}
+
+impl Action {
+    /// How long it goes on before it is taken back; `None` if it is over at once.
+    pub fn lasts_us(&self) -> Option<u64> {
+        match self {
+            Action::Pause { for_us, .. }
+            | Action::DriftClock { for_us, .. }
+            | Action::Partition { for_us, .. }
+            | Action::CutOneWay { for_us, .. }
+            | Action::CutBetween { for_us, .. }
+            | Action::SlowLink { for_us, .. }
+            | Action::FullPipe { for_us, .. }
+            | Action::Lose { for_us, .. }
+            | Action::FillDisk { for_us, .. }
+            | Action::SlowDisk { for_us, .. }
+            | Action::HangDisk { for_us, .. }
+            | Action::DamageLog { for_us, .. } => Some(*for_us),
+            _ => None,
+        }
+    }
+}
+
+impl ClusterPlan {
+    /// The longest that a follower waits for its leader, in microseconds.
+    pub fn election_us(&self) -> u64 {
+        2 * self.election_ticks as u64 * self.tick_ms * 1000
+    }
+
+    /// The stores that hold a region, by number from 1.
+    pub fn stores_of(&self, region: u64) -> Vec<u64> {
+        (0..self.replicas).map(|peer| 1 + (region + peer) % self.stores).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_survive_json() {
+        let timed =
+            Timed { at_us: 7, action: Action::Partition { side: vec![1, 2], for_us: 9 } };
+        let text = serde_json::to_string(&timed).expect("serialisable");
+        assert_eq!(text, r#"{"at_us":7,"do":"partition","side":[1,2],"for_us":9}"#);
+        assert_eq!(serde_json::from_str::<Timed>(&text).expect("sound"), timed);
+    }
+}
