@@ -1,9 +1,9 @@
 //! What the actions of a plan do. A new kind of action is an arm here, one in [`end`] if it is taken
 //! back, and a place in a scenario.
 
+use crate::check::Kind;
 use crate::clients::{FIRST_BURST_KEY, NOBODY};
 use crate::faults::FaultKind;
-use crate::operation::Kind;
 use crate::plan::Action;
 use crate::trace::Event;
 use crate::world::World;
@@ -160,7 +160,9 @@ fn network(world: &mut World, action: &Action, begins: bool) {
 fn begin_of_disk(world: &mut World, action: &Action) {
     let now_us = world.agenda.now_us();
     match action {
-        Action::FailWrite { store } => world.process(*store).device.troubles.lock().fail_write = true,
+        Action::FailWrite { store } => {
+            world.process(*store).device.troubles.lock().fail_write = true
+        }
         Action::FailSync { store } => world.process(*store).device.troubles.lock().fail_sync = true,
         Action::FillDisk { store, .. } => world.process(*store).device.troubles.lock().full = true,
         Action::SlowDisk { store, by_us, .. } => world.process(*store).disk_slow_us = *by_us,
@@ -193,10 +195,12 @@ fn repair(world: &mut World, store: u64) {
 
 /// More proposals at once than a mailbox holds.
 fn burst(world: &mut World, store: u64, region: u64, count: u64) {
+    let now_us = world.agenda.now_us();
     for number in 0..count {
         let value = world.clients.records().len() as u64;
         let key = FIRST_BURST_KEY + number % 8;
-        let operation = world.clients.record(NOBODY, region, store, key, Kind::Write(value));
+        let operation =
+            world.clients.record(now_us, NOBODY, (region, store), key, Kind::Write(value));
         let process = &world.processes[store as usize - 1];
         world.clients.propose(operation, process.running.as_ref());
     }

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 
 /// Something that happens at a time.
 #[derive(Debug)]
-pub enum Occasion {
+pub(crate) enum Occasion {
     /// A store's threads may run.
     Wake {
         /// Which.
@@ -46,7 +46,7 @@ pub enum Occasion {
 
 /// The occasions to come. Those of equal time are met in the order in which they were added.
 #[derive(Debug, Default)]
-pub struct Agenda {
+pub(crate) struct Agenda {
     heap: BinaryHeap<Reverse<Item>>,
     added: u64,
     now_us: u64,
@@ -81,24 +81,24 @@ impl Ord for Item {
 
 impl Agenda {
     /// The time, in microseconds from the start.
-    pub fn now_us(&self) -> u64 {
+    pub(crate) fn now_us(&self) -> u64 {
         self.now_us
     }
 
     /// Adds an occasion, at a time that is not over.
-    pub fn add(&mut self, at_us: u64, occasion: Occasion) {
+    pub(crate) fn add(&mut self, at_us: u64, occasion: Occasion) {
         self.added += 1;
         let at_us = at_us.max(self.now_us);
         self.heap.push(Reverse(Item { at_us, number: self.added, occasion }));
     }
 
     /// Adds an occasion after a while.
-    pub fn add_in(&mut self, in_us: u64, occasion: Occasion) {
+    pub(crate) fn add_in(&mut self, in_us: u64, occasion: Occasion) {
         self.add(self.now_us + in_us, occasion);
     }
 
     /// Takes the next occasion, and moves the time to it.
-    pub fn take(&mut self) -> Option<Occasion> {
+    pub(crate) fn take(&mut self) -> Option<Occasion> {
         let Reverse(item) = self.heap.pop()?;
         self.now_us = item.at_us;
         Some(item.occasion)

@@ -1,9 +1,9 @@
 //! Clients: each has one operation under way, finds leaders, gives up, goes on.
 
-use crate::check::Ledger;
+use crate::check::{ClientId, Kind, Ledger, Moment, OperationId, Outcome, Register};
 use crate::faults::{FaultKind, Fired};
 use crate::life::Life;
-use crate::operation::{decode_output, Kind, Operation};
+use crate::operation::{decode_output, Operation};
 use crate::plan::{ClusterPlan, LoadPlan};
 use crate::process::{Running, MAX_PROPOSAL_BYTES};
 use crate::random::Random;
@@ -12,34 +12,17 @@ use raftstore::{Answer, ProposeError, RegionEpoch, RegionId, Write};
 use std::sync::Arc;
 
 /// Registers from this one on are for bursts, whose operations overlap by the hundred.
-pub const FIRST_BURST_KEY: u64 = 1000;
+pub(crate) const FIRST_BURST_KEY: u64 = 1000;
+
+/// The register that probes write.
+pub(crate) const PROBE_KEY: u64 = FIRST_BURST_KEY - 1;
 
 /// The client of operations that no client does: bursts and probes.
-pub const NOBODY: u64 = u64::MAX;
-
-/// What became of an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Nobody knows: it may have happened, or may still.
-    Open,
-    /// It did not happen and never will.
-    Refused,
-    /// It happened.
-    Done {
-        /// When the answer came.
-        at: u64,
-        /// Its place in the log.
-        term: u64,
-        /// Its place in the log.
-        index: u64,
-        /// What the register held before.
-        output: Option<u64>,
-    },
-}
+pub(crate) const NOBODY: u64 = u64::MAX;
 
 /// An operation, and what its client knows of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Record {
+pub(crate) struct Record {
     /// Who asked.
     pub client: u64,
     /// Which region.
@@ -48,8 +31,8 @@ pub struct Record {
     pub store: u64,
     /// What.
     pub operation: Operation,
-    /// When; a count of all proposals and answers.
-    pub at: u64,
+    /// When.
+    pub at: Moment,
     /// What became of it.
     pub outcome: Outcome,
     /// How often its callback ran while the store lived.
@@ -73,7 +56,7 @@ struct Client {
 
 /// An answer that concerns a client.
 #[derive(Clone, Copy, Debug)]
-pub struct Told {
+pub(crate) struct Told {
     /// The operation.
     pub operation: u64,
     /// The client, or [`NOBODY`].
@@ -83,7 +66,7 @@ pub struct Told {
 }
 
 /// All clients and all operations.
-pub struct Clients {
+pub(crate) struct Clients {
     load: LoadPlan,
     cluster: ClusterPlan,
     random: Random,
@@ -100,7 +83,7 @@ pub struct Clients {
 
 impl Clients {
     /// Clients that have done nothing yet.
-    pub fn new(load: &LoadPlan, cluster: &ClusterPlan, random: Random) -> Self {
+    pub(crate) fn new(load: &LoadPlan, cluster: &ClusterPlan, random: Random) -> Self {
         let client = |_| Client { operation: None, turn: 0, written: None };
         Self {
             load: load.clone(),
@@ -116,32 +99,32 @@ impl Clients {
     }
 
     /// All operations, by number.
-    pub fn records(&self) -> &[Record] {
+    pub(crate) fn records(&self) -> &[Record] {
         &self.records
     }
 
     /// The turn that a client is at.
-    pub fn turn(&self, client: u64) -> u64 {
+    pub(crate) fn turn(&self, client: u64) -> u64 {
         self.clients[client as usize].turn
     }
 
     /// The store that a region's next operation goes to.
-    pub fn leader(&self, region: u64) -> u64 {
+    pub(crate) fn leader(&self, region: u64) -> u64 {
         self.leaders[region as usize - 1]
     }
 
     /// A time to think.
-    pub fn think_us(&mut self) -> u64 {
+    pub(crate) fn think_us(&mut self) -> u64 {
         self.random.within(self.load.think_us.0..self.load.think_us.1 + 1)
     }
 
     /// How long a client waits.
-    pub fn patience_us(&self) -> u64 {
+    pub(crate) fn patience_us(&self) -> u64 {
         self.load.patience_us
     }
 
     /// A client's next operation, after its last one was answered or given up. Returns its number.
-    pub fn next(&mut self, client: u64) -> u64 {
+    pub(crate) fn next(&mut self, now_us: u64, client: u64) -> u64 {
         let of = &mut self.clients[client as usize];
         of.turn += 1;
         let given_up = of.operation.take();
@@ -171,7 +154,7 @@ impl Clients {
                 (region, key, kind)
             }
         };
-        let number = self.record(client, region, self.leader(region), key, kind);
+        let number = self.record(now_us, client, (region, self.leader(region)), key, kind);
         self.clients[client as usize].operation = Some(number);
         number
     }
@@ -179,26 +162,33 @@ impl Clients {
     /// What a register may hold: what the last answer about it has said.
     fn guess(&self, region: u64, key: u64) -> Option<u64> {
         let recent = self.records.iter().rev().take(64);
-        let mut about = recent.filter(|record| {
-            record.region == region && record.operation.key == key
-        });
+        let mut about =
+            recent.filter(|record| record.region == region && record.operation.key == key);
         about.find_map(|record| match record.outcome {
-            Outcome::Done { output, .. } => Some(record.operation.kind.apply(output)),
+            Outcome::Done { output, .. } => Some(record.operation.kind.after(output)),
             _ => None,
         })?
     }
 
-    /// Notes an operation that is about to be proposed.
-    pub fn record(&mut self, client: u64, region: u64, store: u64, key: u64, kind: Kind) -> u64 {
+    /// Notes an operation that is about to be proposed, to a region and a store.
+    pub(crate) fn record(
+        &mut self,
+        now_us: u64,
+        client: u64,
+        to: (u64, u64),
+        key: u64,
+        kind: Kind,
+    ) -> u64 {
+        let (region, store) = to;
         let number = self.records.len() as u64;
-        self.moments += 1;
+        let at = self.moment(now_us);
         self.records.push(Record {
             client,
             region,
             store,
             operation: Operation { id: number, key, kind },
-            at: self.moments,
-            outcome: Outcome::Open,
+            at,
+            outcome: Outcome::Pending,
             answers: 0,
             orphaned: false,
         });
@@ -206,7 +196,7 @@ impl Clients {
     }
 
     /// Proposes an operation to the store it is for; `None`: that one does not run.
-    pub fn propose(&mut self, number: u64, running: Option<&Running>) {
+    pub(crate) fn propose(&mut self, number: u64, running: Option<&Running>) {
         let record = self.records[number as usize];
         let Some(running) = running else {
             // The connection is refused.
@@ -229,6 +219,25 @@ impl Clients {
         running.store.handle().propose_with(RegionId::new(record.region), write, callback);
     }
 
+    /// The next moment that a client can tell from others.
+    fn moment(&mut self, time_us: u64) -> Moment {
+        self.moments += 1;
+        Moment { sequence: self.moments, time_us }
+    }
+
+    /// The operations of all clients, as the checkers take them.
+    pub(crate) fn history(&self) -> Vec<crate::check::Operation> {
+        let operation = |record: &Record| crate::check::Operation {
+            id: OperationId(record.operation.id),
+            client: ClientId(record.client),
+            register: Register { region: record.region, key: record.operation.key },
+            kind: record.operation.kind,
+            invoked_at: record.at,
+            outcome: record.outcome,
+        };
+        self.records.iter().map(operation).collect()
+    }
+
     fn ballast(&mut self) -> usize {
         if !self.random.chance(self.load.big_pm) {
             return 0;
@@ -239,14 +248,14 @@ impl Clients {
     }
 
     /// Takes what callbacks have brought, and says whom it concerns.
-    pub fn hear(&mut self, ledger: &mut Ledger) -> Vec<Told> {
+    pub(crate) fn hear(&mut self, now_us: u64, ledger: &mut Ledger) -> Vec<Told> {
         let answers = std::mem::take(&mut *self.inbox.lock());
-        answers.into_iter().map(|(number, answer)| self.hear_one(number, &answer, ledger)).collect()
+        let answers = answers.into_iter();
+        answers.map(|(number, answer)| self.hear_one(now_us, number, &answer, ledger)).collect()
     }
 
-    fn hear_one(&mut self, number: u64, answer: &Answer, ledger: &mut Ledger) -> Told {
-        self.moments += 1;
-        let at = self.moments;
+    fn hear_one(&mut self, now_us: u64, number: u64, answer: &Answer, ledger: &mut Ledger) -> Told {
+        let at = self.moment(now_us);
         let record = &mut self.records[number as usize];
         record.answers += 1;
         if record.answers > 1 {
@@ -284,11 +293,12 @@ impl Clients {
         client.operation = None;
         client.turn += 1;
         let writes = !matches!(record.operation.kind, Kind::Read);
-        client.written = (writes && error.is_empty()).then_some((record.region, record.operation.key));
+        client.written =
+            (writes && error.is_empty()).then_some((record.region, record.operation.key));
     }
 
     /// Whether a client has nothing under way.
-    pub fn is_free(&self, client: u64) -> bool {
+    pub(crate) fn is_free(&self, client: u64) -> bool {
         self.clients[client as usize].operation.is_none()
     }
 
@@ -307,19 +317,19 @@ impl Clients {
     }
 
     /// A region's next operation goes to some store that holds it.
-    pub fn try_another(&mut self, region: u64) {
+    pub(crate) fn try_another(&mut self, region: u64) {
         let stores = self.cluster.stores_of(region);
         self.leaders[region as usize - 1] = *self.random.pick(&stores);
     }
 
     /// An operation that a store has taken and not answered.
-    pub fn unanswered(&self, store: u64) -> Option<Record> {
+    pub(crate) fn unanswered(&self, store: u64) -> Option<Record> {
         let mut open = self.records.iter().filter(|record| record.store == store);
         open.find(|record| record.answers == 0 && !record.orphaned).copied()
     }
 
     /// A store has ended: what it has not answered stays open for ever.
-    pub fn orphan(&mut self, store: u64) {
+    pub(crate) fn orphan(&mut self, store: u64) {
         let open = self.records.iter_mut().filter(|record| record.store == store);
         open.filter(|record| record.answers == 0).for_each(|record| record.orphaned = true);
     }

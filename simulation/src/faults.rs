@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 
 /// A kind of fault. It counts as fired when it changed something: a partition when it stopped a message,
 /// a crash when the store was up.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "each is described by `FaultKind::describe`")]
 pub enum FaultKind {
@@ -79,7 +77,9 @@ impl FaultKind {
             FaultKind::MessageReplayed => "a message arrived again, seconds later",
             FaultKind::PartitionSymmetric => "a cut between two halves stopped a message",
             FaultKind::PartitionOneWay => "a cut in one direction stopped a message",
-            FaultKind::PartitionPartial => "a cut between two stores, both connected to others, did",
+            FaultKind::PartitionPartial => {
+                "a cut between two stores, both connected to others, did"
+            }
             FaultKind::SlowLink => "a message was late on a slow link",
             FaultKind::FullPipe => "the transport refused messages",
             FaultKind::Crash => "a store ended between two steps",

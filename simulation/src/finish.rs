@@ -1,7 +1,10 @@
 //! The end of a run: faults stop, the cluster heals, and everything must be well.
 
-use crate::check::Violation;
-use crate::clients::Outcome;
+use crate::check::{
+    by_register, check_log, check_register, LogEntry, Operation, OperationId, Outcome, Verdict,
+    Violation,
+};
+use crate::clients::PROBE_KEY;
 use crate::plan::Action;
 use crate::world::World;
 use raftstore::{Index, RegionId};
@@ -12,7 +15,7 @@ const MOST_ENTRIES: u64 = 100;
 impl World {
     /// Ends all faults and the load, and sees to it that everything is served again within a time, all
     /// replicas are equal, logs are short, nobody waits, and nothing is left behind.
-    pub fn finish(&mut self) -> Option<Violation> {
+    pub(crate) fn finish(&mut self) -> Option<Violation> {
         self.heal();
         let election_us = self.plan.cluster.election_us();
         // Two rounds of elections, a disk that was behind, and time to serve.
@@ -32,7 +35,40 @@ impl World {
             return self.violation_or("logs are cut", "a log is longer than twice its limit");
         }
         self.leave();
+        self.judge();
         self.violation()
+    }
+
+    /// The history as a whole: does the log explain the answers, and do the answers alone make sense?
+    fn judge(&mut self) {
+        let history = self.clients.history();
+        let mut ledger = self.around.ledger.lock();
+        for region in 1..=self.plan.cluster.regions {
+            let of_region = history.iter().filter(|operation| operation.register.region == region);
+            let operations: Vec<Operation> = of_region.copied().collect();
+            let entry = |(index, applied): (u64, crate::check::Applied)| LogEntry {
+                index,
+                term: applied.term,
+                operation: OperationId(applied.operation),
+            };
+            let log: Vec<LogEntry> = ledger.applied(region).map(entry).collect();
+            match check_log(&operations, &log) {
+                Ok(witnessed) => self.checked.witnessed += witnessed.answered as u64,
+                Err(error) => ledger.violate("linearizable by its log", error.to_string()),
+            }
+        }
+        for (register, operations) in by_register(&history) {
+            if register.key >= PROBE_KEY {
+                continue;
+            }
+            match check_register(&operations) {
+                Verdict::Linearizable { .. } => self.checked.registers += 1,
+                Verdict::NotLinearizable(error) => {
+                    ledger.violate("linearizable by its answers", error.to_string());
+                }
+                Verdict::TooLong { .. } => self.checked.registers_too_long += 1,
+            }
+        }
     }
 
     fn heal(&mut self) {
@@ -170,15 +206,14 @@ impl World {
     }
 
     /// Operations that were answered with success.
-    pub fn done(&self) -> u64 {
-        let done = |record: &&crate::clients::Record| {
-            matches!(record.outcome, Outcome::Done { .. })
-        };
+    pub(crate) fn done(&self) -> u64 {
+        let done =
+            |record: &&crate::clients::Record| matches!(record.outcome, Outcome::Done { .. });
         self.clients.records().iter().filter(done).count() as u64
     }
 }
 
 /// Within this time after all faults have stopped every region is served, with this election timeout.
-pub fn patience_us(election_us: u64) -> u64 {
+pub(crate) fn patience_us(election_us: u64) -> u64 {
     6 * election_us + 1_000_000
 }

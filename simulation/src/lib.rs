@@ -5,6 +5,7 @@
 
 mod actions;
 mod agenda;
+mod campaign;
 pub mod check;
 mod clients;
 pub mod disk;
@@ -13,6 +14,7 @@ mod finish;
 mod life;
 mod lives;
 mod machine;
+mod minimize;
 mod network;
 mod operation;
 mod plan;
@@ -24,7 +26,9 @@ mod trace;
 mod transport;
 mod world;
 
+pub use campaign::{conduct, Campaign, Failure, Report};
 pub use faults::{FaultKind, Fired};
+pub use minimize::minimize;
 pub use plan::{Action, ClusterPlan, LoadPlan, LogKind, NetworkPlan, Plan, Timed};
 pub use random::Random;
 pub use run::{run, Figures, Outcome};

@@ -59,6 +59,9 @@ mod tests {
         let life = Life::default();
         assert!((0..100).all(|_| life.call()));
         life.end_after(3);
-        assert_eq!([life.call(), life.call(), life.call(), life.call()], [true, true, false, false]);
+        assert_eq!(
+            [life.call(), life.call(), life.call(), life.call()],
+            [true, true, false, false]
+        );
     }
 }

@@ -38,13 +38,13 @@ struct RegionState {
 
 /// The state of all regions of a store; outlives its process.
 #[derive(Debug, Default)]
-pub struct MachineState {
+pub(crate) struct MachineState {
     regions: BTreeMap<RegionId, RegionState>,
 }
 
 impl MachineState {
     /// Makes everything durable. Returns how many regions had something to flush.
-    pub fn flush(&mut self) -> usize {
+    pub(crate) fn flush(&mut self) -> usize {
         let mut flushed = 0;
         for region in self.regions.values_mut().filter(|region| !region.undo.is_empty()) {
             region.undo.clear();
@@ -55,7 +55,7 @@ impl MachineState {
     }
 
     /// The process has ended at once: each region keeps a part of its steps since the last flush.
-    pub fn crash(&mut self, random: &mut Random, fired: &mut Fired) {
+    pub(crate) fn crash(&mut self, random: &mut Random, fired: &mut Fired) {
         for region in self.regions.values_mut() {
             let kept = random.index(region.undo.len() + 1);
             if kept < region.undo.len() {
@@ -74,7 +74,7 @@ impl MachineState {
     }
 
     /// What a region's registers hold, and up to where that is applied.
-    pub fn contents(&self, region: RegionId) -> (BTreeMap<u64, u64>, Index) {
+    pub(crate) fn contents(&self, region: RegionId) -> (BTreeMap<u64, u64>, Index) {
         let region = self.regions.get(&region);
         region.map_or_else(Default::default, |region| {
             (region.registers.clone(), applied_index(region))
@@ -94,7 +94,7 @@ fn set(registers: &mut BTreeMap<u64, u64>, key: u64, register: Option<u64>) {
 }
 
 /// The state machine of one life of a store.
-pub struct SimMachine {
+pub(crate) struct SimMachine {
     store: u64,
     life: Arc<Life>,
     state: Arc<Mutex<MachineState>>,
@@ -105,7 +105,7 @@ pub struct SimMachine {
 
 impl SimMachine {
     /// The state machine for a life that begins.
-    pub fn new(
+    pub(crate) fn new(
         store: u64,
         life: Arc<Life>,
         state: Arc<Mutex<MachineState>>,
@@ -154,7 +154,7 @@ impl SimMachine {
             return self.ledger.lock().violate("commands arrive as they were proposed", text);
         };
         let register = state.registers.get(&operation.key).copied();
-        let next = operation.kind.apply(register);
+        let next = operation.kind.after(register);
         if next != register {
             undo.registers.push((operation.key, register));
             set(&mut state.registers, operation.key, next);
@@ -216,7 +216,7 @@ impl StateMachine for SimMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::Kind;
+    use crate::check::Kind;
     use raftstore::{Bytes, Peer, PeerId, RegionDescription, RegionEpoch, StoreId, Term};
 
     const REGION: RegionId = RegionId::new(1);

@@ -28,7 +28,7 @@ struct Link {
 
 /// A packet that will arrive.
 #[derive(Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// When, in microseconds.
     pub at_us: u64,
     /// Its number on its link.
@@ -39,7 +39,7 @@ pub struct Arrival {
 
 /// The network between the stores.
 #[derive(Debug)]
-pub struct Network {
+pub(crate) struct Network {
     plan: NetworkPlan,
     random: Random,
     links: BTreeMap<(u64, u64), Link>,
@@ -52,7 +52,7 @@ pub struct Network {
 
 impl Network {
     /// A healthy one.
-    pub fn new(plan: &NetworkPlan, random: Random) -> Self {
+    pub(crate) fn new(plan: &NetworkPlan, random: Random) -> Self {
         Self {
             plan: plan.clone(),
             random,
@@ -64,7 +64,7 @@ impl Network {
     }
 
     /// Cuts a link, or heals the cut of this kind.
-    pub fn cut(&mut self, from: u64, to: u64, kind: FaultKind, cut: bool) {
+    pub(crate) fn cut(&mut self, from: u64, to: u64, kind: FaultKind, cut: bool) {
         let cuts = &mut self.links.entry((from, to)).or_default().cuts;
         match cut {
             true => cuts.push(kind),
@@ -77,17 +77,17 @@ impl Network {
     }
 
     /// Makes a link slower by so much, or as it was with 0.
-    pub fn slow(&mut self, from: u64, to: u64, by_us: u64) {
+    pub(crate) fn slow(&mut self, from: u64, to: u64, by_us: u64) {
         self.links.entry((from, to)).or_default().slow_us = by_us;
     }
 
     /// Loses more messages on all links.
-    pub fn lose(&mut self, extra_drop_pm: u64) {
+    pub(crate) fn lose(&mut self, extra_drop_pm: u64) {
         self.extra_drop_pm = extra_drop_pm;
     }
 
     /// All is well from now on.
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.extra_drop_pm = 0;
         self.plan.drop_pm = 0;
         for link in self.links.values_mut() {
@@ -97,7 +97,7 @@ impl Network {
     }
 
     /// Takes a packet over: what of it arrives, and when.
-    pub fn take(&mut self, now_us: u64, mut packet: Packet) -> Vec<Arrival> {
+    pub(crate) fn take(&mut self, now_us: u64, mut packet: Packet) -> Vec<Arrival> {
         let link = self.links.entry((packet.from, packet.to)).or_default();
         if let Some(kind) = link.cuts.first() {
             self.fired.note_many(*kind, packet.messages.len() as u64);
@@ -128,7 +128,7 @@ impl Network {
     }
 
     /// Sends old packets once more.
-    pub fn replay(&mut self, now_us: u64, count: u64) -> Vec<Arrival> {
+    pub(crate) fn replay(&mut self, now_us: u64, count: u64) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         for _ in 0..count {
             if self.museum.is_empty() {
@@ -142,7 +142,7 @@ impl Network {
     }
 
     /// A packet arrives, unless its link was cut meanwhile.
-    pub fn arrive(&mut self, number: u64, packet: &Packet) -> bool {
+    pub(crate) fn arrive(&mut self, number: u64, packet: &Packet) -> bool {
         let link = self.links.entry((packet.from, packet.to)).or_default();
         link.on_the_way -= 1;
         if let Some(kind) = link.cuts.first() {

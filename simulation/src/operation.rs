@@ -1,26 +1,11 @@
 //! What clients ask of a region: operations on registers, as commands of its log.
 
+use crate::check::Kind;
 use raftstore::Bytes;
-
-/// What an operation does to its register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Reads it.
-    Read,
-    /// Sets it.
-    Write(u64),
-    /// Sets it to `new` if it holds `expected`.
-    CompareAndSet {
-        /// What it must hold; `None` is a register that was never set.
-        expected: Option<u64>,
-        /// What it holds then.
-        new: u64,
-    },
-}
 
 /// An operation as a command carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operation {
+pub(crate) struct Operation {
     /// Its number; no two have the same.
     pub id: u64,
     /// The register.
@@ -32,21 +17,9 @@ pub struct Operation {
 /// A kind byte and four numbers.
 const LEN: usize = 33;
 
-impl Kind {
-    /// What the register holds afterwards.
-    pub fn apply(self, register: Option<u64>) -> Option<u64> {
-        match self {
-            Kind::Read => register,
-            Kind::Write(value) => Some(value),
-            Kind::CompareAndSet { expected, new } if register == expected => Some(new),
-            Kind::CompareAndSet { .. } => register,
-        }
-    }
-}
-
 impl Operation {
     /// The command, with so many bytes of ballast.
-    pub fn encode(&self, ballast: usize) -> Bytes {
+    pub(crate) fn encode(&self, ballast: usize) -> Bytes {
         let (kind, first, second) = match self.kind {
             Kind::Read => (0u8, 0, 0),
             Kind::Write(value) => (1, value, 0),
@@ -63,7 +36,7 @@ impl Operation {
     }
 
     /// Reads a command; `None` if it is none.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let number = |at: usize| {
             let bytes = bytes.get(1 + 8 * at..9 + 8 * at)?;
             Some(u64::from_be_bytes(bytes.try_into().ok()?))
@@ -82,12 +55,12 @@ impl Operation {
 }
 
 /// The answer of an operation: what the register held before.
-pub fn encode_output(register: Option<u64>) -> Bytes {
+pub(crate) fn encode_output(register: Option<u64>) -> Bytes {
     register.map_or_else(Bytes::new, |value| Bytes::copy_from_slice(&value.to_be_bytes()))
 }
 
 /// Reads an answer; `None` if it is none.
-pub fn decode_output(bytes: &[u8]) -> Option<Option<u64>> {
+pub(crate) fn decode_output(bytes: &[u8]) -> Option<Option<u64>> {
     if bytes.is_empty() {
         return Some(None);
     }

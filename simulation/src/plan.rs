@@ -211,6 +211,79 @@ impl Action {
     }
 }
 
+impl Action {
+    /// The region that it concerns, if it is one.
+    pub fn region(&self) -> Option<u64> {
+        match self {
+            Action::Burst { region, .. } | Action::Campaign { region, .. } => Some(*region),
+            _ => None,
+        }
+    }
+
+    /// The stores that it names.
+    fn stores(&self) -> Vec<u64> {
+        match self {
+            Action::Crash { store, .. }
+            | Action::CrashInside { store, .. }
+            | Action::Restart { store, .. }
+            | Action::Pause { store, .. }
+            | Action::JumpClock { store, .. }
+            | Action::DriftClock { store, .. }
+            | Action::FailWrite { store }
+            | Action::FailSync { store }
+            | Action::FillDisk { store, .. }
+            | Action::SlowDisk { store, .. }
+            | Action::HangDisk { store, .. }
+            | Action::DamageLog { store, .. }
+            | Action::Flush { store }
+            | Action::Reclaim { store }
+            | Action::Burst { store, .. }
+            | Action::Campaign { store, .. } => vec![*store],
+            Action::CutOneWay { from, to, .. }
+            | Action::SlowLink { from, to, .. }
+            | Action::FullPipe { from, to, .. } => vec![*from, *to],
+            Action::CutBetween { one, other, .. } => vec![*one, *other],
+            Action::Partition { side, .. } => side.clone(),
+            Action::Lose { .. } | Action::Replay { .. } | Action::ExpectService { .. } => {
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Checks a plan that was read from a file.
+    ///
+    /// # Errors
+    /// Names the figure that is out of range.
+    pub fn validate(&self) -> Result<(), String> {
+        let cluster = &self.cluster;
+        let figures = [
+            ("cluster.stores", cluster.stores, 1, 7),
+            ("cluster.regions", cluster.regions, 1, 1000),
+            ("cluster.replicas", cluster.replicas, 1, cluster.stores),
+            ("cluster.pollers", cluster.pollers as u64, 1, 8),
+            ("cluster.tick_ms", cluster.tick_ms, 5, 60_000),
+            ("load.clients", self.load.clients, 1, 1000),
+            ("load.keys", self.load.keys, 1, 900),
+            ("duration_us", self.duration_us, 1, 3_600_000_000),
+        ];
+        for (name, value, min, max) in figures {
+            if !(min..=max).contains(&value) {
+                return Err(format!("{name} is {value}, allowed is {min} to {max}"));
+            }
+        }
+        for Timed { action, .. } in &self.actions {
+            let store_is_there = |store: u64| (1..=cluster.stores).contains(&store);
+            let region_is_there = action.region().is_none_or(|region| region <= cluster.regions);
+            if !action.stores().into_iter().all(store_is_there) || !region_is_there {
+                return Err(format!("{action:?} names a store or region that is not there"));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl ClusterPlan {
     /// The longest that a follower waits for its leader, in microseconds.
     pub fn election_us(&self) -> u64 {
@@ -229,8 +302,7 @@ mod tests {
 
     #[test]
     fn actions_survive_json() {
-        let timed =
-            Timed { at_us: 7, action: Action::Partition { side: vec![1, 2], for_us: 9 } };
+        let timed = Timed { at_us: 7, action: Action::Partition { side: vec![1, 2], for_us: 9 } };
         let text = serde_json::to_string(&timed).expect("serialisable");
         assert_eq!(text, r#"{"at_us":7,"do":"partition","side":[1,2],"for_us":9}"#);
         assert_eq!(serde_json::from_str::<Timed>(&text).expect("sound"), timed);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The largest command that may be proposed.
-pub const MAX_PROPOSAL_BYTES: u64 = 64 << 10;
+pub(crate) const MAX_PROPOSAL_BYTES: u64 = 64 << 10;
 
 /// A store's own idea of the time.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ impl Clock for SimClock {
 }
 
 /// One life of a store.
-pub struct Running {
+pub(crate) struct Running {
     /// The store.
     pub store: DrivenStore,
     /// Whether it lives.
@@ -42,7 +42,7 @@ pub struct Running {
 }
 
 /// A machine with a store.
-pub struct Process {
+pub(crate) struct Process {
     /// The store's id.
     pub id: u64,
     /// Its disk.
@@ -75,7 +75,7 @@ pub struct Process {
 }
 
 /// What all stores have in common.
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// The cluster as planned.
     pub plan: ClusterPlan,
     /// Whether messages pass through their encoded form.
@@ -92,7 +92,7 @@ pub struct Surroundings {
 
 impl Process {
     /// A machine whose store has never run.
-    pub fn new(id: u64, device: Device) -> Self {
+    pub(crate) fn new(id: u64, device: Device) -> Self {
         Self {
             id,
             device,
@@ -113,7 +113,7 @@ impl Process {
     }
 
     /// Whether the store runs and is not paused.
-    pub fn is_awake(&self) -> bool {
+    pub(crate) fn is_awake(&self) -> bool {
         self.running.is_some() && !self.paused
     }
 
@@ -121,7 +121,11 @@ impl Process {
     ///
     /// # Errors
     /// As the store says.
-    pub fn start(&mut self, around: &Surroundings, random: &mut Random) -> Result<(), StartError> {
+    pub(crate) fn start(
+        &mut self,
+        around: &Surroundings,
+        random: &mut Random,
+    ) -> Result<(), StartError> {
         assert!(self.running.is_none(), "store {} runs", self.id);
         self.lives += 1;
         let life = Arc::new(Life::default());
@@ -190,7 +194,7 @@ impl Process {
     }
 
     /// Moves the store's clock to where it stands at this true time.
-    pub fn set_clock(&mut self, now_us: u64) {
+    pub(crate) fn set_clock(&mut self, now_us: u64) {
         let passed_us = (now_us - self.clock_at_us) * self.speed_pm / 1000;
         // What division cuts off is not lost: the clock stays behind until it makes a microsecond.
         self.clock_at_us += passed_us * 1000 / self.speed_pm;
@@ -198,13 +202,13 @@ impl Process {
     }
 
     /// The store's clock leaps forward.
-    pub fn leap(&mut self, by_us: u64) {
+    pub(crate) fn leap(&mut self, by_us: u64) {
         self.clock.0.fetch_add(by_us, Ordering::Relaxed);
         self.timers_behind_us += by_us;
     }
 
     /// The store's timers see what time it is.
-    pub fn turn_timers(&mut self) {
+    pub(crate) fn turn_timers(&mut self) {
         if let Some(running) = &mut self.running {
             running.store.advance_time(Duration::from_micros(self.timers_behind_us));
             self.timers_behind_us = 0;
@@ -212,7 +216,11 @@ impl Process {
     }
 
     /// The threads that may make a step now, and when the next one may that has to wait for the disk.
-    pub fn runnable(&self, now_us: u64, disk_threads: DiskThreads) -> (Vec<StoreThread>, u64) {
+    pub(crate) fn runnable(
+        &self,
+        now_us: u64,
+        disk_threads: DiskThreads,
+    ) -> (Vec<StoreThread>, u64) {
         let Some(running) = self.running.as_ref().filter(|_| !self.paused) else {
             return (Vec::new(), u64::MAX);
         };
@@ -229,7 +237,7 @@ impl Process {
 
 /// Which of a store's threads wait for its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskThreads {
+pub(crate) enum DiskThreads {
     /// Log writers.
     Writers,
     /// Pollers, where there are no log writers.
@@ -238,7 +246,7 @@ pub enum DiskThreads {
 
 impl DiskThreads {
     /// Whether this thread does.
-    pub fn contains(self, thread: StoreThread) -> bool {
+    pub(crate) fn contains(self, thread: StoreThread) -> bool {
         match self {
             DiskThreads::Writers => matches!(thread, StoreThread::LogWriter(_)),
             DiskThreads::Pollers => matches!(thread, StoreThread::Poller(_)),
@@ -248,7 +256,7 @@ impl DiskThreads {
 
 impl Running {
     /// One of some threads, by weight.
-    pub fn choose(&self, threads: &[StoreThread], random: &mut Random) -> StoreThread {
+    pub(crate) fn choose(&self, threads: &[StoreThread], random: &mut Random) -> StoreThread {
         let weight = |thread: &StoreThread| {
             let at = match *thread {
                 StoreThread::Poller(number) => number,
@@ -270,7 +278,7 @@ impl Running {
 }
 
 /// The description of a region at its creation.
-pub fn describe(plan: &ClusterPlan, region: u64) -> RegionDescription {
+pub(crate) fn describe(plan: &ClusterPlan, region: u64) -> RegionDescription {
     let key = |region: u64| Bytes::copy_from_slice(&region.to_be_bytes());
     let peers = plan.stores_of(region).into_iter().map(|store| Peer {
         id: PeerId::new(region * 10 + store),

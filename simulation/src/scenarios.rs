@@ -232,8 +232,7 @@ fn calm(cluster: ClusterPlan, load: LoadPlan) -> Plan {
 
 fn mixed(_: &Scenario, random: &mut Random) -> Plan {
     // Each seed leaves out about half of the kinds: faults that always come together hide each other.
-    let kinds: Vec<FaultKind> =
-        FaultKind::ALL.into_iter().filter(|_| random.chance(500)).collect();
+    let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| random.chance(500)).collect();
     let stores = *random.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
     let (cluster, load) = (cluster(random, stores), load(random));
     let mut plan = calm(cluster, load);
@@ -372,7 +371,12 @@ fn trouble(plan: &mut Plan, random: &mut Random, kinds: &[FaultKind]) {
         encodes: random.chance(500),
     };
     flush_now_and_then(plan, random);
-    let gap_us = random.within(200..3_000) * MS;
+    // Alone a store serves nobody while it is down and until it leads again.
+    let election_us = plan.cluster.election_us();
+    let gap_us = match plan.cluster.stores {
+        1 | 2 => random.within(election_us..3 * election_us),
+        _ => random.within(election_us / 4..election_us),
+    };
     let mut at_us = random.within(0..2 * gap_us);
     while at_us < plan.duration_us {
         if !kinds.is_empty() {

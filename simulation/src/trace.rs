@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 /// One thing that happened. Numbers only, so that it can be hashed the same everywhere.
 #[derive(Clone, Debug, Hash)]
 #[allow(missing_docs, reason = "the names say it, and they are printed as they stand here")]
-pub enum Event {
+pub(crate) enum Event {
     /// A store's process began, with so many regions and regions set aside.
     Started { regions: usize, set_aside: usize },
     /// A store refused to start: its disk is damaged.
@@ -38,7 +38,7 @@ pub enum Event {
 
 /// Records events.
 #[derive(Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     hash: Fnv,
     events: u64,
     print: bool,
@@ -46,12 +46,12 @@ pub struct Trace {
 
 impl Trace {
     /// With `print` every event is also a line on the standard output.
-    pub fn new(print: bool) -> Self {
+    pub(crate) fn new(print: bool) -> Self {
         Self { hash: Fnv(0xCBF2_9CE4_8422_2325), events: 0, print }
     }
 
     /// Records an event at a time in microseconds; store and region are 0 where they mean nothing.
-    pub fn record(&mut self, now_us: u64, store: u64, region: u64, event: &Event) {
+    pub(crate) fn record(&mut self, now_us: u64, store: u64, region: u64, event: &Event) {
         (now_us, store, region).hash(&mut self.hash);
         event.hash(&mut self.hash);
         self.events += 1;
@@ -64,12 +64,12 @@ impl Trace {
     }
 
     /// The hash of all events so far.
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.hash.0
     }
 
     /// How many events there were.
-    pub fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         self.events
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Messages of one hand-over, on their way.
 #[derive(Clone, Debug)]
-pub struct Packet {
+pub(crate) struct Packet {
     /// The sending store.
     pub from: u64,
     /// The receiving store.
@@ -23,7 +23,7 @@ pub struct Packet {
 
 /// What all stores have handed over since the network last looked.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// In order.
     pub packets: Vec<Packet>,
     /// Links that take nothing, from and to.
@@ -33,7 +33,7 @@ pub struct Outgoing {
 }
 
 /// The transport of one life of a store.
-pub struct SimTransport {
+pub(crate) struct SimTransport {
     store: u64,
     life: Arc<Life>,
     device: Device,
@@ -45,7 +45,7 @@ pub struct SimTransport {
 
 impl SimTransport {
     /// The transport for a life that begins.
-    pub fn new(
+    pub(crate) fn new(
         store: u64,
         life: Arc<Life>,
         device: Device,
@@ -140,7 +140,8 @@ fn kept(
     if term < promise.term {
         return Err(format!("its durable term is {term}"));
     }
-    if let Some(promised) = promise.vote.filter(|vote_for| term == promise.term && *vote_for != vote)
+    if let Some(promised) =
+        promise.vote.filter(|vote_for| term == promise.term && *vote_for != vote)
     {
         return Err(format!("its durable vote is for {vote}, not for {promised}"));
     }
@@ -196,7 +197,9 @@ mod tests {
 
     #[test]
     fn votes_must_be_durable() {
-        use MessageType::{MsgHeartbeat, MsgRequestPreVote, MsgRequestVote, MsgRequestVoteResponse};
+        use MessageType::{
+            MsgHeartbeat, MsgRequestPreVote, MsgRequestVote, MsgRequestVoteResponse,
+        };
         let disk = disk(7, 2, &[], 0);
         assert!(may_leave(&disk, &message(MsgRequestVoteResponse, 7, 0)));
         assert!(!may_leave(&disk, &message(MsgRequestVoteResponse, 8, 0)), "the term is not");

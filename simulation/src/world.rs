@@ -5,12 +5,11 @@
 //! threads, which region out of turn; how long a message takes; what a crash leaves.
 
 use crate::agenda::{Agenda, Occasion};
-use crate::check::{Bounds, Violation, Watch};
-use crate::clients::{Clients, NOBODY};
+use crate::check::{Bounds, Kind, Violation, Watch};
+use crate::clients::{Clients, NOBODY, PROBE_KEY};
 use crate::disk::Device;
 use crate::faults::{FaultKind, Fired};
 use crate::network::Network;
-use crate::operation::Kind;
 use crate::plan::{Action, Plan};
 use crate::process::{DiskThreads, Process, Surroundings};
 use crate::random::Random;
@@ -22,7 +21,7 @@ use std::sync::Arc;
 const TIMER_US: u64 = 10_000;
 
 /// A run under way.
-pub struct World {
+pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) agenda: Agenda,
     pub(crate) random: Random,
@@ -36,8 +35,20 @@ pub struct World {
     pub(crate) trace: Trace,
     pub(crate) fired: Fired,
     pub(crate) probes: Vec<Probe>,
+    pub(crate) checked: Checked,
     /// Whether clients go on.
     pub(crate) load: bool,
+}
+
+/// What the checkers of histories have seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Checked {
+    /// Answers that the log explains.
+    pub(crate) witnessed: u64,
+    /// Registers whose answers alone make sense.
+    pub(crate) registers: u64,
+    /// Registers with more operations than the search takes.
+    pub(crate) registers_too_long: u64,
 }
 
 /// A region must answer a write by a time.
@@ -52,7 +63,7 @@ pub(crate) struct Probe {
 
 impl World {
     /// The world of a plan, at time 0. With `print` its trace is printed.
-    pub fn new(plan: &Plan, print: bool) -> Self {
+    pub(crate) fn new(plan: &Plan, print: bool) -> Self {
         let random = Random::new(plan.seed);
         let cluster = &plan.cluster;
         let devices: Vec<Device> = (0..cluster.stores).map(|_| Device::default()).collect();
@@ -82,6 +93,7 @@ impl World {
             trace: Trace::new(print),
             fired: Fired::default(),
             probes: Vec::new(),
+            checked: Checked::default(),
             load: true,
             plan: plan.clone(),
             around,
@@ -90,12 +102,12 @@ impl World {
     }
 
     /// The first broken rule.
-    pub fn violation(&self) -> Option<Violation> {
+    pub(crate) fn violation(&self) -> Option<Violation> {
         self.around.ledger.lock().violation().cloned()
     }
 
     /// Starts all stores and puts the plan on the agenda.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         for store in 1..=self.plan.cluster.stores {
             self.start(store);
             self.agenda.add(self.random.below(TIMER_US), Occasion::Timer { store });
@@ -110,7 +122,7 @@ impl World {
     }
 
     /// Lets things happen until a time, or until a rule is broken. Says whether none is.
-    pub fn run_until(&mut self, until_us: u64) -> bool {
+    pub(crate) fn run_until(&mut self, until_us: u64) -> bool {
         while self.agenda.now_us() < until_us {
             let Some(occasion) = self.agenda.take() else { break };
             self.meet(occasion);
@@ -249,6 +261,10 @@ impl World {
     /// After anything that a store may have done: its messages leave, its answers are heard, its end is
     /// noticed.
     pub(crate) fn settle(&mut self, store: u64) {
+        let wrote = std::mem::take(&mut self.process(store).device.troubles.lock().wrote);
+        for (regions, entries, synced) in wrote {
+            self.record(store, 0, &Event::Wrote { regions, entries, synced });
+        }
         self.carry();
         self.hear();
         let Some(running) = &self.process(store).running else { return };
@@ -306,11 +322,11 @@ impl World {
     }
 
     fn hear(&mut self) {
-        let told = self.clients.hear(&mut self.around.ledger.lock());
+        let told = self.clients.hear(self.agenda.now_us(), &mut self.around.ledger.lock());
         for told in told {
             let record = self.clients.records()[told.operation as usize];
             let (index, term) = match record.outcome {
-                crate::clients::Outcome::Done { index, term, .. } => (index, term),
+                crate::check::Outcome::Done { index, term, .. } => (index, term),
                 _ => (0, 0),
             };
             let answered =
@@ -334,7 +350,7 @@ impl World {
         if !self.load || self.clients.turn(client) != turn {
             return;
         }
-        let number = self.clients.next(client);
+        let number = self.clients.next(self.agenda.now_us(), client);
         self.propose(number);
         let turn = self.clients.turn(client);
         let patience_us = self.clients.patience_us();
@@ -344,11 +360,8 @@ impl World {
     /// Proposes an operation at the store that it is for.
     pub(crate) fn propose(&mut self, number: u64) {
         let record = self.clients.records()[number as usize];
-        let event = Event::Proposed {
-            client: record.client,
-            operation: number,
-            key: record.operation.key,
-        };
+        let event =
+            Event::Proposed { client: record.client, operation: number, key: record.operation.key };
         self.record(record.store, record.region, &event);
         let process = &self.processes[record.store as usize - 1];
         self.clients.propose(number, process.running.as_ref());
@@ -360,28 +373,31 @@ impl World {
         let probe = self.probes[number];
         let done = probe.operation.is_some_and(|operation| {
             let outcome = self.clients.records()[operation as usize].outcome;
-            matches!(outcome, crate::clients::Outcome::Done { .. })
+            matches!(outcome, crate::check::Outcome::Done { .. })
         });
         if done || probe.answered {
             self.probes[number].answered = true;
             return;
         }
         if self.agenda.now_us() >= probe.by_us {
-            let text = format!(
-                "region {} was not served for {} ms",
-                probe.region,
-                probe.by_us / 1000
-            );
+            let text =
+                format!("region {} was not served for {} ms", probe.region, probe.by_us / 1000);
             return self.around.ledger.lock().violate("every region is served", text);
         }
         if probe.operation.is_some() {
             // No answer within a tick: this one does not lead any more.
             self.clients.try_another(probe.region);
         }
+        let now_us = self.agenda.now_us();
         let leader = self.clients.leader(probe.region);
         let value = self.clients.records().len() as u64;
-        let operation =
-            self.clients.record(NOBODY, probe.region, leader, u64::MAX, Kind::Write(value));
+        let operation = self.clients.record(
+            now_us,
+            NOBODY,
+            (probe.region, leader),
+            PROBE_KEY,
+            Kind::Write(value),
+        );
         self.probes[number].operation = Some(operation);
         self.propose(operation);
         let tick_us = self.plan.cluster.tick_ms * 1000;
@@ -433,4 +449,3 @@ fn describe(thread: StoreThread) -> (&'static str, usize) {
         StoreThread::Apply(number) => ("apply", number),
     }
 }
-

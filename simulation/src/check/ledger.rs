@@ -63,7 +63,8 @@ impl Ledger {
     pub fn leads(&mut self, store: u64, region: u64, term: u64) {
         let known = *self.leaders.entry((region, term)).or_insert(store);
         if known != store {
-            let text = format!("region {region}: stores {known} and {store} both lead in term {term}");
+            let text =
+                format!("region {region}: stores {known} and {store} both lead in term {term}");
             self.violate("one leader a term", text);
         }
     }

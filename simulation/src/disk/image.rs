@@ -87,9 +87,9 @@ pub struct Image {
 impl Image {
     /// Whether a region has the entry of this index and term, or had it before its log was cut.
     pub fn holds(&self, region: RegionId, index: u64, term: u64) -> bool {
-        self.regions.get(&region).is_some_and(|log| {
-            index <= log.truncated.index.get() || log.term(index) == Some(term)
-        })
+        self.regions
+            .get(&region)
+            .is_some_and(|log| index <= log.truncated.index.get() || log.term(index) == Some(term))
     }
 
     /// What a log store tells when it is opened.
@@ -218,7 +218,6 @@ fn digest(entry: &Entry) -> u64 {
     hasher.write_i32(entry.entry_type as i32);
     hasher.finish()
 }
-
 
 #[cfg(test)]
 mod tests {

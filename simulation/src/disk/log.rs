@@ -23,6 +23,8 @@ pub struct Troubles {
     pub full: bool,
     /// This region's log is unreadable at the next start.
     pub damaged: Option<RegionId>,
+    /// Batches written since the world last looked: regions, entries, and whether they were synced.
+    pub wrote: Vec<(usize, usize, bool)>,
     /// A write has failed: there must not be another one.
     failed: bool,
     /// Everything that has struck.
@@ -238,6 +240,8 @@ impl LogStore for SimLog {
         if sync {
             disk.sync();
         }
+        let entries = batch.writes.iter().map(|write| write.entries.len()).sum();
+        troubles.wrote.push((batch.writes.len(), entries, sync));
         Ok(bytes)
     }
 
