@@ -4,8 +4,10 @@
 //! begins, and its [`RegionRecord`]. What one [`LogBatch`] writes for many regions becomes durable
 //! together or not at all, so that a crash at any instruction leaves one consistent story.
 
+mod batches;
 mod engine;
 mod memory;
+mod synced_note;
 mod watched_files;
 
 pub use engine::{EngineConfig, RaftEngineLogStore};
