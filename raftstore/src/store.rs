@@ -15,7 +15,7 @@ use batch_system::Pool;
 use parking_lot::Mutex;
 use prometheus::{Encoder, Registry, TextEncoder};
 use region::StoreId;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -123,9 +123,12 @@ impl Store {
             tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
             parts.set_aside.lock().insert(damaged.region_id, damaged.reason);
         }
-        for region in stored.regions {
-            creator.restore(&store.handle, region);
-        }
+        // The caller's thread may have read another log; see `log_store/reads.rs`.
+        std::thread::scope(|scope| {
+            let restore = |region| creator.restore(&store.handle, region);
+            let restorer = scope.spawn(move || stored.regions.into_iter().for_each(restore));
+            restorer.join().unwrap_or_else(|panic| resume_unwind(panic));
+        });
         Ok(store)
     }
 

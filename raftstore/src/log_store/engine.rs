@@ -8,6 +8,7 @@
 //! Caveat: keys are never deleted, only overwritten. A deleted key of raft-engine 0.4.2 can come back
 //! with its old value after a purge and a restart.
 
+use super::reads::OwnReads;
 use super::watched_files::{Watch, WatchedFiles};
 use super::{
     DamagedRegion, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion,
@@ -71,6 +72,7 @@ pub struct RaftEngineLogStore<F: FileSystem = DefaultFileSystem> {
     engine: Engine<WatchedFiles<F>>,
     // Dropped after the engine, whose last syncs it notes.
     watch: Closing<F>,
+    reads: OwnReads,
 }
 
 /// What is known of the log's files, until they are closed.
@@ -154,7 +156,7 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
         let names = std::fs::File::open(path).and_then(|dir| dir.sync_all());
         names.map_err(|error| fail(error.to_string()))?;
         watch.opened();
-        Ok(Self { engine, watch: Closing(watch) })
+        Ok(Self { engine, watch: Closing(watch), reads: OwnReads::new() })
     }
 
     /// Bytes of log files that hold something.
@@ -264,14 +266,14 @@ impl<F: FileSystem + 'static> LogReader for RaftEngineLogStore<F> {
                 .fetch_entries_to::<EntryExt>(region.get(), low, high, max_bytes, &mut entries)
                 .map(|_| entries)
         };
-        guarded(read).map_err(fail)
+        self.reads.run(|| guarded(read)).map_err(fail)
     }
 
     fn term(&self, region: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
         let high = Index::new(index.get() + 1);
         let fail = |cause: String| LogReadError { region_id: region, low: index, high, cause };
         let read = || self.engine.get_entry::<EntryExt>(region.get(), index.get());
-        let entry = guarded(read).map_err(fail)?;
+        let entry = self.reads.run(|| guarded(read)).map_err(fail)?;
         Ok(entry.map(|entry| Term::new(entry.term)))
     }
 }
@@ -333,7 +335,7 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
     }
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogStoreError> {
-        let regions = guarded(|| self.engine.purge_expired_files());
+        let regions = self.reads.run(|| guarded(|| self.engine.purge_expired_files()));
         if let Some(cause) = self.watch.0.failure() {
             return Err(LogStoreError::Write(format!("a sync failed: {cause}")));
         }

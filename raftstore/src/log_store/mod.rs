@@ -7,6 +7,7 @@
 mod batches;
 mod engine;
 mod memory;
+mod reads;
 mod synced_note;
 mod watched_files;
 
