@@ -5,16 +5,14 @@
 //! would take both in, and an entry would turn out unreadable much later. What is not known to be synced
 //! is therefore read here first, and cut at the first batch that is not whole.
 //!
-//! A file is a header (`RAFT-LOG-FILE-HEADER-9986AB3E47F320B394C8E84916EB0ED5`, version, alignment; big
-//! endian) and batches. A batch is its length with the compression in the lowest byte, the offset of its
-//! index, the entries with their CRC-32, and the index with its own, to which the file's number is added
-//! by exclusive or; the checksums are little endian.
+//! A file is a head (`RAFT-LOG-FILE-HEADER-9986AB3E47F320B394C8E84916EB0ED5`, version, and from version 2
+//! on the alignment; big endian) and batches. A batch is its length with the compression in the lowest byte, the offset of its
+//! index, the entries with their CRC-32, and the index with its own, to which from version 2 on the
+//! file's number is added by exclusive or; the checksums are little endian.
 
 use std::io::{ErrorKind, Read, Result};
 
 const MAGIC: &[u8] = b"RAFT-LOG-FILE-HEADER-9986AB3E47F320B394C8E84916EB0ED5";
-/// Of a file of version 2, the only one that is written.
-pub(super) const FILE_HEADER: u64 = MAGIC.len() as u64 + 16;
 const BATCH_HEADER: u64 = 16;
 const CHECKSUM: usize = 4;
 
@@ -22,28 +20,46 @@ const CHECKSUM: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileHead {
     /// Batches follow.
-    Sound,
+    Sound(Batches),
     /// It is cut off or is none of raft-engine's.
     Unreadable,
     /// It speaks of a version or an alignment that is never written.
     Foreign,
 }
 
-pub(super) fn file_head(reader: &mut impl Read) -> Result<FileHead> {
+/// How the batches of a file are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Batches {
+    /// Where the first one begins.
+    pub(super) start: u64,
+    /// What is added to the checksum of an index.
+    signature: u32,
+}
+
+/// Reads the head of the file with this number.
+pub(super) fn file_head(reader: &mut impl Read, number: u64) -> Result<FileHead> {
+    let version_at = MAGIC.len();
     let mut head = Vec::new();
-    reader.by_ref().take(FILE_HEADER).read_to_end(&mut head)?;
-    if (head.len() as u64) < FILE_HEADER || !head.starts_with(MAGIC) {
+    reader.by_ref().take(version_at as u64 + 16).read_to_end(&mut head)?;
+    if head.len() < version_at + 8 || !head.starts_with(MAGIC) {
         return Ok(FileHead::Unreadable);
     }
-    let (version, alignment) = (word(&head[MAGIC.len()..]), word(&head[MAGIC.len() + 8..]));
-    Ok(if (version, alignment) == (2, 0) { FileHead::Sound } else { FileHead::Foreign })
+    let sound =
+        |start: usize, signature| FileHead::Sound(Batches { start: start as u64, signature });
+    Ok(match (word(&head[version_at..]), head.get(version_at + 8..version_at + 16)) {
+        // raft-engine writes this to a file whose head a crash tore.
+        (1, _) => sound(version_at + 8, 0),
+        (2, Some(alignment)) if word(alignment) == 0 => sound(version_at + 16, number as u32),
+        (2, None) => FileHead::Unreadable,
+        _ => FileHead::Foreign,
+    })
 }
 
 /// How far a file is readable, from the beginning of a batch at `at`, where the reader stands. Ends at
 /// `size`, or where a batch begins that is not whole.
 pub(super) fn readable_up_to(
     reader: &mut impl Read,
-    number: u64,
+    batches: Batches,
     mut at: u64,
     size: u64,
 ) -> Result<u64> {
@@ -64,7 +80,7 @@ pub(super) fn readable_up_to(
         }
         let (entries, index) =
             batch[BATCH_HEADER as usize..].split_at((index_at - BATCH_HEADER) as usize);
-        if !(entries.is_empty() || sound(entries, 0)) || !sound(index, number as u32) {
+        if !(entries.is_empty() || sound(entries, 0)) || !sound(index, batches.signature) {
             break;
         }
         at += length;
@@ -148,13 +164,15 @@ mod tests {
         let bytes = std::fs::read(dir.path().join("0000000000000001.raftlog")).expect("there");
         let read = |bytes: &[u8], number| {
             let mut reader = bytes;
-            assert_eq!(file_head(&mut reader).expect("memory"), FileHead::Sound);
-            readable_up_to(&mut reader, number, FILE_HEADER, bytes.len() as u64).expect("memory")
+            let head = file_head(&mut reader, number).expect("memory");
+            let FileHead::Sound(batches) = head else { panic!("{head:?}") };
+            readable_up_to(&mut reader, batches, batches.start, bytes.len() as u64).expect("memory")
         };
         assert_eq!(read(&bytes, 1), bytes.len() as u64);
-        assert_eq!(read(&bytes, 2), FILE_HEADER, "signed with the file's number");
+        let start = MAGIC.len() + 16;
+        assert_eq!(read(&bytes, 2), start as u64, "signed with the file's number");
         let mut previous = bytes.len() as u64;
-        for at in (FILE_HEADER as usize..bytes.len()).rev().step_by(7) {
+        for at in (start..bytes.len()).rev().step_by(7) {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1 << (at % 8);
             let end = read(&damaged, 1);

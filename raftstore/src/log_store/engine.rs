@@ -80,7 +80,9 @@ struct Closing<F: FileSystem>(Arc<Watch<F>>);
 
 impl<F: FileSystem> Drop for Closing<F> {
     fn drop(&mut self) {
-        self.0.close();
+        if let Err(error) = self.0.sync_note() {
+            tracing::warn!(%error, "the note of what is synced cannot be synced");
+        }
     }
 }
 
@@ -340,6 +342,8 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
             return Err(LogStoreError::Write(format!("a sync failed: {cause}")));
         }
         let regions = regions.map_err(LogStoreError::Write)?;
+        // So that a power loss takes seconds of the note and not hours.
+        self.watch.0.sync_note().map_err(|error| LogStoreError::Write(error.to_string()))?;
         let own = regions.into_iter().filter(|group| *group < FIRST_SHARD_GROUP);
         Ok(own.map(RegionId::new).collect())
     }

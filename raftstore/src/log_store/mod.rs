@@ -119,6 +119,8 @@ pub trait LogStore: LogReader + 'static {
 
     /// Writes the batch and empties it. Returns the bytes written.
     ///
+    /// Caveat: a batch in which nothing is to be written syncs nothing, also not what was written before.
+    ///
     /// # Errors
     /// [`LogStoreError::Write`]; what was written then is unknown.
     fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<u64, LogStoreError>;

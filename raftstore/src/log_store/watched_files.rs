@@ -22,7 +22,7 @@
 //! after the first sync of a new file, so that first sync is not noted; and the store syncs it once at
 //! the end of opening.
 
-use super::batches::{file_head, readable_up_to, FileHead, FILE_HEADER};
+use super::batches::{file_head, readable_up_to, FileHead};
 use super::synced_note::{damaged, LogFileName, Queue, SyncedNote};
 use parking_lot::Mutex;
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
@@ -70,13 +70,12 @@ impl<F: FileSystem> Watch<F> {
         self.state.lock().closing = true;
     }
 
-    /// Syncs the note, for the next start.
-    pub(super) fn close(&self) {
+    /// Syncs the note.
+    pub(super) fn sync_note(&self) -> Result<()> {
         let state = self.state.lock();
-        if let (Some(note), None) = (&state.note, &state.failure) {
-            if let Err(error) = note.sync() {
-                tracing::warn!(%error, "the note of what is synced cannot be synced");
-            }
+        match (&state.note, &state.failure) {
+            (Some(note), None) => note.sync(),
+            _ => Ok(()),
         }
     }
 
@@ -190,19 +189,19 @@ impl<F: FileSystem> WatchedFiles<F> {
             return Err(damaged(&format!("{text} synced: {lost} bytes are lost")));
         }
         let mut reader = self.plain.new_reader(handle)?;
-        match file_head(&mut reader)? {
-            FileHead::Sound => {}
+        let batches = match file_head(&mut reader, name.number)? {
+            FileHead::Sound(batches) => batches,
             // A crash while it was created.
             FileHead::Unreadable if last && noted == 0 => return Ok(()),
             FileHead::Unreadable | FileHead::Foreign => {
                 return Err(damaged(&format!("the head of the file {name} is damaged")));
             }
-        }
+        };
         if last {
-            let at = noted.max(FILE_HEADER);
+            let at = noted.max(batches.start);
             reader.seek(SeekFrom::Start(at))?;
             let mut reader = BufReader::new(reader);
-            let end = readable_up_to(&mut reader, name.number, at, size)?;
+            let end = readable_up_to(&mut reader, batches, at, size)?;
             if end < size {
                 tracing::info!(file = %name, from = end, size, "cutting off what was never synced");
                 let handle = self.plain.open(&path, Permission::ReadWrite)?;
@@ -225,10 +224,10 @@ impl<F: FileSystem> WatchedFiles<F> {
             let handle = Arc::new(plain.open(path, Permission::ReadOnly).ok()?);
             let size = handle.file_size().ok()? as u64;
             let mut reader = BufReader::new(plain.new_reader(handle).ok()?);
-            if file_head(&mut reader).ok()? != FileHead::Sound {
+            let FileHead::Sound(batches) = file_head(&mut reader, name.number).ok()? else {
                 return Some(format!("the head of the file {name} is damaged"));
-            }
-            let end = readable_up_to(&mut reader, name.number, FILE_HEADER, size).ok()?;
+            };
+            let end = readable_up_to(&mut reader, batches, batches.start, size).ok()?;
             (end < size)
                 .then(|| format!("the file {name}, of {size} bytes, is damaged behind byte {end}"))
         })
