@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod disk;
+
 mod random;
 
 pub use random::Random;
