@@ -57,6 +57,11 @@ pub use region::{
     Response, Role, StoreId, StoreIdent, Term, TruncatedState, INITIAL_INDEX,
 };
 
+/// The files below raft-engine, for a log store whose files are not the machine's.
+pub mod engine_files {
+    pub use raft_engine::env::{DefaultFileSystem, FileSystem, Handle, Permission, WriteExt};
+}
+
 /// The entry and the hard state of raft-rs 0.7, which a [`LogStore`] keeps.
 pub use raft::eraftpb::{Entry, HardState};
 

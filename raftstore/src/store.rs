@@ -14,7 +14,7 @@ use crate::write_path::persist::WriteQueue;
 use batch_system::Pool;
 use prometheus::{Encoder, Registry, TextEncoder};
 use region::StoreId;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -104,7 +104,11 @@ impl Store {
             figures,
         };
         store.start_threads(&parts)?;
-        store.handle.restore_all(stored);
+        // The caller's thread may have read another log; see `log_store/reads.rs`.
+        std::thread::scope(|scope| {
+            let restorer = scope.spawn(|| store.handle.restore_all(stored));
+            restorer.join().unwrap_or_else(|panic| resume_unwind(panic));
+        });
         Ok(store)
     }
 

@@ -8,7 +8,8 @@
 //! Caveat: keys are never deleted, only overwritten. A deleted key of raft-engine 0.4.2 can come back
 //! with its old value after a purge and a restart.
 
-use super::watched_files::{SyncFailure, WatchedFiles};
+use super::reads::OwnReads;
+use super::watched_files::{Watch, WatchedFiles};
 use super::{
     DamagedRegion, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion,
     MAX_REGION_ID,
@@ -16,6 +17,7 @@ use super::{
 use bytesize::ByteSize;
 use protobuf::Message;
 use raft::eraftpb::{Entry, HardState};
+use raft_engine::env::{DefaultFileSystem, FileSystem};
 use raft_engine::{Command, Engine, MessageExt, ReadableSize};
 use region::{
     Index, LogReadError, LogReader, RegionId, RegionRecord, StoreIdent, Term, TruncatedState,
@@ -63,19 +65,41 @@ impl Default for EngineConfig {
 }
 
 /// The default [`LogStore`].
-pub struct RaftEngineLogStore {
-    engine: Engine<WatchedFiles>,
-    sync_failure: SyncFailure,
+///
+/// The files are the machine's; tests may bring others, with
+/// [`open_with_file_system`](Self::open_with_file_system).
+pub struct RaftEngineLogStore<F: FileSystem = DefaultFileSystem> {
+    engine: Engine<WatchedFiles<F>>,
+    // Dropped after the engine, whose last syncs it notes.
+    watch: Closing<F>,
+    reads: OwnReads,
 }
 
-impl std::fmt::Debug for RaftEngineLogStore {
+/// What is known of the log's files, until they are closed.
+struct Closing<F: FileSystem>(Arc<Watch<F>>);
+
+impl<F: FileSystem> Drop for Closing<F> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.sync_note() {
+            tracing::warn!(%error, "the note of what is synced cannot be synced");
+        }
+    }
+}
+
+impl<F: FileSystem> Drop for RaftEngineLogStore<F> {
+    fn drop(&mut self) {
+        self.watch.0.closing();
+    }
+}
+
+impl<F: FileSystem> std::fmt::Debug for RaftEngineLogStore<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RaftEngineLogStore").field("path", &self.engine.path()).finish()
     }
 }
 
 /// Tells raft-engine where an entry's index is.
-struct EntryExt;
+pub(super) struct EntryExt;
 
 impl MessageExt for EntryExt {
     type Entry = Entry;
@@ -90,15 +114,31 @@ impl RaftEngineLogStore {
     ///
     /// # Errors
     /// When the directory cannot be created or written, is in use by another process, or holds
-    /// something that is no log.
+    /// something that is no log; and when something that was synced is damaged or missing. The reason
+    /// then names the file.
     pub fn open(path: &Path, config: &EngineConfig) -> Result<Self, LogStoreError> {
+        Self::open_with_file_system(path, config, Arc::new(DefaultFileSystem))
+    }
+}
+
+impl<F: FileSystem> RaftEngineLogStore<F> {
+    /// The same with other files than the machine's. Their names must be found in a directory of the
+    /// machine all the same: raft-engine looks there for what is to be opened.
+    ///
+    /// # Errors
+    /// As [`open`](RaftEngineLogStore::open).
+    pub fn open_with_file_system(
+        path: &Path,
+        config: &EngineConfig,
+        file_system: Arc<F>,
+    ) -> Result<Self, LogStoreError> {
         let fail =
             |reason: String| LogStoreError::Open { path: path.display().to_string(), reason };
         // raft-engine creates the last directory of the path only.
         std::fs::create_dir_all(path).map_err(|error| fail(error.to_string()))?;
         let text = path.to_str().ok_or_else(|| fail("the path is not UTF-8".to_owned()))?;
-        let files = WatchedFiles::default();
-        let sync_failure = files.failure.clone();
+        let files = WatchedFiles::new(file_system.clone(), path);
+        let watch = files.watch();
         let config = raft_engine::Config {
             dir: text.to_owned(),
             purge_threshold: ReadableSize(config.purge_threshold.as_u64()),
@@ -109,7 +149,16 @@ impl RaftEngineLogStore {
         };
         // It panics on some kinds of damage.
         let opened = guarded(|| Engine::open_with_file_system(config, Arc::new(files)));
-        Ok(Self { engine: opened.map_err(fail)?, sync_failure })
+        let engine = opened.map_err(|error| {
+            let damage = || WatchedFiles::find_damage(&*file_system, path, &watch);
+            let named = || damage().map_or(error.clone(), |damage| format!("{damage} ({error})"));
+            fail(watch.refusal().unwrap_or_else(named))
+        })?;
+        // raft-engine does so whenever it begins a file, but for the first ones.
+        let names = std::fs::File::open(path).and_then(|dir| dir.sync_all());
+        names.map_err(|error| fail(error.to_string()))?;
+        watch.opened();
+        Ok(Self { engine, watch: Closing(watch), reads: OwnReads::new() })
     }
 
     /// Bytes of log files that hold something.
@@ -203,7 +252,7 @@ fn split_key(key: &[u8]) -> Option<(u8, RegionId)> {
     Some((*kind, RegionId::new(u64::from_be_bytes(id.try_into().ok()?))))
 }
 
-impl LogReader for RaftEngineLogStore {
+impl<F: FileSystem + 'static> LogReader for RaftEngineLogStore<F> {
     fn entries(
         &self,
         region: RegionId,
@@ -211,37 +260,27 @@ impl LogReader for RaftEngineLogStore {
         high: Index,
         max_bytes: usize,
     ) -> Result<Vec<Entry>, LogReadError> {
-        let mut entries = Vec::new();
-        self.engine
-            .fetch_entries_to::<EntryExt>(
-                region.get(),
-                low.get(),
-                high.get(),
-                Some(max_bytes),
-                &mut entries,
-            )
-            .map_err(|error| LogReadError {
-                region_id: region,
-                low,
-                high,
-                cause: error.to_string(),
-            })?;
-        Ok(entries)
+        let fail = |cause: String| LogReadError { region_id: region, low, high, cause };
+        let read = || {
+            let (low, high, max_bytes) = (low.get(), high.get(), Some(max_bytes));
+            let mut entries = Vec::new();
+            self.engine
+                .fetch_entries_to::<EntryExt>(region.get(), low, high, max_bytes, &mut entries)
+                .map(|_| entries)
+        };
+        self.reads.run(|| guarded(read)).map_err(fail)
     }
 
     fn term(&self, region: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
-        let entry = self.engine.get_entry::<EntryExt>(region.get(), index.get());
-        let entry = entry.map_err(|error| LogReadError {
-            region_id: region,
-            low: index,
-            high: Index::new(index.get() + 1),
-            cause: error.to_string(),
-        })?;
+        let high = Index::new(index.get() + 1);
+        let fail = |cause: String| LogReadError { region_id: region, low: index, high, cause };
+        let read = || self.engine.get_entry::<EntryExt>(region.get(), index.get());
+        let entry = self.reads.run(|| guarded(read)).map_err(fail)?;
         Ok(entry.map(|entry| Term::new(entry.term)))
     }
 }
 
-impl LogStore for RaftEngineLogStore {
+impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
     fn load(&self) -> Result<Stored, LogStoreError> {
         let read = |error: raft_engine::Error| LogStoreError::Read(error.to_string());
         let mut raw: BTreeMap<RegionId, RawRegion> = BTreeMap::new();
@@ -287,7 +326,7 @@ impl LogStore for RaftEngineLogStore {
         let written = guarded(|| self.engine.write(&mut raw, sync));
         // Also where this write succeeded: the sync that failed may have been its own, done for a
         // group of writers by another of them.
-        if let Some(cause) = self.sync_failure.cause() {
+        if let Some(cause) = self.watch.0.failure() {
             return Err(LogStoreError::Write(format!("a sync failed: {cause}")));
         }
         written.map(|bytes| bytes as u64).map_err(LogStoreError::Write)
@@ -298,11 +337,13 @@ impl LogStore for RaftEngineLogStore {
     }
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogStoreError> {
-        let regions = guarded(|| self.engine.purge_expired_files());
-        if let Some(cause) = self.sync_failure.cause() {
+        let regions = self.reads.run(|| guarded(|| self.engine.purge_expired_files()));
+        if let Some(cause) = self.watch.0.failure() {
             return Err(LogStoreError::Write(format!("a sync failed: {cause}")));
         }
         let regions = regions.map_err(LogStoreError::Write)?;
+        // So that a power loss takes seconds of the note and not hours.
+        self.watch.0.sync_note().map_err(|error| LogStoreError::Write(error.to_string()))?;
         let own = regions.into_iter().filter(|group| *group < FIRST_SHARD_GROUP);
         Ok(own.map(RegionId::new).collect())
     }
@@ -320,7 +361,7 @@ mod tests {
         let write = || log.write(&mut LogBatch { ident: Some(ident), ..LogBatch::default() }, true);
         write().expect("healthy");
         // As when another writer's sync, done for both, has failed.
-        *log.sync_failure.0.lock() = Some("injected".to_owned());
+        log.watch.0.fail("injected");
         let error = write().expect_err("it may not be on disk").to_string();
         assert!(error.contains("a sync failed: injected"), "{error}");
         assert!(log.reclaim().is_err());

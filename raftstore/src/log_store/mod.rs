@@ -4,8 +4,11 @@
 //! begins, and its [`RegionRecord`]. What one [`LogBatch`] writes for many regions becomes durable
 //! together or not at all, so that a crash at any instruction leaves one consistent story.
 
+mod batches;
 mod engine;
 mod memory;
+mod reads;
+mod synced_note;
 mod watched_files;
 
 pub use engine::{EngineConfig, RaftEngineLogStore};
@@ -117,6 +120,8 @@ pub trait LogStore: LogReader + 'static {
     fn load(&self) -> Result<Stored, LogStoreError>;
 
     /// Writes the batch and empties it. Returns the bytes written.
+    ///
+    /// Caveat: a batch in which nothing is to be written syncs nothing, also not what was written before.
     ///
     /// # Errors
     /// [`LogStoreError::Write`]; what was written then is unknown.
