@@ -64,13 +64,38 @@ impl Default for EngineConfig {
 
 /// The default [`LogStore`].
 pub struct RaftEngineLogStore {
-    engine: Engine<WatchedFiles>,
+    engine: GuardedEngine,
     sync_failure: SyncFailure,
 }
 
 impl std::fmt::Debug for RaftEngineLogStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RaftEngineLogStore").field("path", &self.engine.path()).finish()
+    }
+}
+
+/// The engine, closed without a panic: it syncs then, and panics where that fails. Nothing that was
+/// promised depends on it.
+struct GuardedEngine(Option<Engine<WatchedFiles>>);
+
+impl std::ops::Deref for GuardedEngine {
+    type Target = Engine<WatchedFiles>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl Drop for GuardedEngine {
+    fn drop(&mut self) {
+        let engine = self.0.take();
+        let closed = guarded(move || {
+            drop(engine);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::error!(error, "closing the log failed");
+        }
     }
 }
 
@@ -109,7 +134,7 @@ impl RaftEngineLogStore {
         };
         // It panics on some kinds of damage.
         let opened = guarded(|| Engine::open_with_file_system(config, Arc::new(files)));
-        Ok(Self { engine: opened.map_err(fail)?, sync_failure })
+        Ok(Self { engine: GuardedEngine(Some(opened.map_err(fail)?)), sync_failure })
     }
 
     /// Bytes of log files that hold something.
