@@ -4,7 +4,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::StoreConfig;
 use crate::driven::DrivenStore;
 use crate::error::StartError;
-use crate::log_store::{LogBatch, LogStore, RaftEngineLogStore, Stored};
+use crate::log_store::{LogBatch, LogStore, LogStoreError, RaftEngineLogStore, Stored};
 use crate::metrics::Metrics;
 use crate::parts::Parts;
 use crate::state_machine::StateMachine;
@@ -164,6 +164,13 @@ impl StoreBuilder {
                 found_cluster: found.cluster_id,
             }),
             Some(_) => Ok(()),
+            None if !stored.regions.is_empty() || !stored.damaged.is_empty() => {
+                // The identity is written before any region: a part of the log is gone, and votes may
+                // have gone with it.
+                let regions = stored.regions.len() + stored.damaged.len();
+                let reason = format!("it holds {regions} regions, and its identity is missing");
+                Err(LogStoreError::Read(reason).into())
+            }
             None => {
                 let mut batch = LogBatch { ident: Some(ours), ..LogBatch::default() };
                 log_store.write(&mut batch, true)?;

@@ -146,6 +146,22 @@ fn a_log_batch_covers_hard_states_and_entries_across_a_restart() {
 }
 
 #[test]
+fn entries_without_a_record_are_a_damaged_region() {
+    use raft::eraftpb::Entry;
+    use raftstore::{LogBatch, RegionWrite};
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = RaftEngineLogStore::open(dir.path(), &EngineConfig::default()).expect("opens");
+    let entry = Entry { index: 6, term: 6, ..Entry::default() };
+    let region_id = RegionId::new(7);
+    let write = RegionWrite { region_id, entries: vec![entry], ..RegionWrite::default() };
+    log.write(&mut LogBatch { writes: vec![write], ident: None }, true).expect("written");
+    let stored = log.load().expect("loads");
+    let damaged = stored.damaged.first().expect("a log that has lost its first file looks so");
+    assert_eq!(damaged.region_id, region_id);
+    assert!(damaged.reason.contains("record is missing"), "{}", damaged.reason);
+}
+
+#[test]
 fn a_region_alone_on_its_store_serves_however_the_log_is_written() {
     for log_writers in [0, 1] {
         let dir = tempfile::tempdir().expect("a directory");

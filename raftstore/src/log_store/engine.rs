@@ -300,6 +300,12 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
                 })
                 .map_err(read)?;
         }
+        // Entries alone are a region too, of which the rest is gone.
+        for group in self.engine.raft_groups() {
+            if group < FIRST_SHARD_GROUP {
+                raw.entry(RegionId::new(group)).or_default();
+            }
+        }
         let mut stored = Stored::default();
         if let Some(bytes) = self.engine.get(IDENT_GROUP, IDENT_KEY) {
             let ident = StoreIdent::decode(&bytes);

@@ -14,7 +14,8 @@
 //! 1. raft-engine locks the directory, and opens or creates its first file. That is the moment to read
 //!    the note and to check that no file is missing, shorter than noted, or of another format.
 //! 2. What lies behind the noted length of the last file may be torn: it is cut at the first batch that
-//!    is not whole.
+//!    is not whole. What is whole is written anew and synced: the process before may have died between
+//!    its write and its sync, and this one will promise what it finds.
 //! 3. raft-engine reads the files. A cut by it below the noted length, or in a file that is not the last,
 //!    is refused.
 //!
@@ -27,9 +28,13 @@ use super::synced_note::{damaged, LogFileName, Queue, SyncedNote};
 use parking_lot::Mutex;
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 use std::collections::BTreeSet;
-use std::io::{BufReader, Error, Result, Seek, SeekFrom, Write};
+use std::io::{BufReader, Error, Read, Result, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Bytes of a file that are read and written anew in one step.
+const SETTLED_AT_ONCE: u64 = 1 << 20;
 
 /// What is known of a log directory, shared by its open files.
 pub(super) struct Watch<F: FileSystem> {
@@ -202,14 +207,32 @@ impl<F: FileSystem> WatchedFiles<F> {
             reader.seek(SeekFrom::Start(at))?;
             let mut reader = BufReader::new(reader);
             let end = readable_up_to(&mut reader, batches, at, size)?;
-            if end < size {
-                tracing::info!(file = %name, from = end, size, "cutting off what was never synced");
-                let handle = self.plain.open(&path, Permission::ReadWrite)?;
-                handle.truncate(end as usize)?;
-                handle.sync()?;
+            if at < size {
+                tracing::info!(file = %name, from = end, size, "settling what may not be synced");
+                self.settle(&path, at..end)?;
             }
         }
         Ok(())
+    }
+
+    /// Makes a part of a file durable that the process before may not have synced, and cuts off what
+    /// follows it. It is read back and written anew: where a sync has failed, the system may take what
+    /// it holds in memory for written, and no later sync would write it.
+    fn settle(&self, path: &Path, unsynced: Range<u64>) -> Result<()> {
+        let handle = Arc::new(self.plain.open(path, Permission::ReadWrite)?);
+        handle.truncate(unsynced.end as usize)?;
+        let mut reader = self.plain.new_reader(handle.clone())?;
+        let mut writer = self.plain.new_writer(handle.clone())?;
+        let mut at = unsynced.start;
+        while at < unsynced.end {
+            let mut part = vec![0; (unsynced.end - at).min(SETTLED_AT_ONCE) as usize];
+            reader.seek(SeekFrom::Start(at))?;
+            reader.read_exact(&mut part)?;
+            writer.seek(SeekFrom::Start(at))?;
+            writer.write_all(&part)?;
+            at += part.len() as u64;
+        }
+        handle.sync()
     }
 
     /// Where a log that raft-engine cannot read is damaged.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod process;
+
 use bytes::Bytes;
 use raftstore::{
     Answer, InProcessTransport, LogStore, MemoryLogStore, OrderedMap, Peer, PeerId, PeerRole,
