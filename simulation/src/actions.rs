@@ -67,7 +67,7 @@ pub(crate) fn end(world: &mut World, action: &Action) {
             process.set_clock(now_us);
             process.speed_pm = 1000;
         }
-        Action::FillDisk { store, .. } => world.process(*store).device.troubles.lock().full = false,
+        Action::FillDisk { store, .. } => fill(world, *store, false),
         Action::SlowDisk { store, .. } => world.process(*store).disk_slow_us = 0,
         Action::DamageLog { store, .. } => repair(world, *store),
         _ => network(world, action, false),
@@ -164,19 +164,21 @@ fn begin_of_disk(world: &mut World, action: &Action) {
             world.process(*store).device.troubles.lock().fail_write = true
         }
         Action::FailSync { store } => world.process(*store).device.troubles.lock().fail_sync = true,
-        Action::FillDisk { store, .. } => world.process(*store).device.troubles.lock().full = true,
+        Action::FillDisk { store, .. } => fill(world, *store, true),
         Action::SlowDisk { store, by_us, .. } => world.process(*store).disk_slow_us = *by_us,
         Action::HangDisk { store, for_us } => {
             world.process(*store).disk_hangs_until_us = now_us + for_us;
             world.fired.note(FaultKind::HungDisk);
         }
         Action::DamageLog { store, down_us, .. } => {
-            if world.bury(*store) {
-                let disk = world.process(*store).device.disk.lock();
-                let regions: Vec<RegionId> = disk.current().regions.keys().copied().collect();
-                drop(disk);
-                let damaged = (!regions.is_empty()).then(|| *world.damage.pick(&regions));
-                world.process(*store).device.troubles.lock().damaged = damaged;
+            // With raft-engine in order: after a crash its note of what is synced may be behind, and what
+            // rots then in the last file passes for a torn write.
+            let ended = match world.process(*store).files.is_some() {
+                true => world.shut_down(*store),
+                false => world.bury(*store),
+            };
+            if ended {
+                damage(world, *store);
                 world.start_in(*store, *down_us);
             }
         }
@@ -184,11 +186,50 @@ fn begin_of_disk(world: &mut World, action: &Action) {
     }
 }
 
+/// A store's disk is full from now on, or no more.
+fn fill(world: &mut World, store: u64, full: bool) {
+    let process = world.process(store);
+    process.device.troubles.lock().full = full;
+    if let Some(files) = &process.files {
+        files.files.set_capacity(full.then(|| files.files.used_bytes()));
+    }
+}
+
+/// A bit flips on the disk of a store that does not run.
+fn damage(world: &mut World, store: u64) {
+    let process = &mut world.processes[store as usize - 1];
+    if let Some(files) = &mut process.files {
+        if files.flip.is_none() {
+            files.flip = files.files.flip_bit(&mut world.damage);
+            process.device.troubles.lock().flipped = files.flip.is_some();
+        }
+        return;
+    }
+    let disk = process.device.disk.lock();
+    let regions: Vec<RegionId> = disk.current().regions.keys().copied().collect();
+    let damaged = (!regions.is_empty()).then(|| *world.damage.pick(&regions));
+    process.device.troubles.lock().damaged = damaged;
+}
+
 /// The damaged log is as it was before, and the store starts with it.
-fn repair(world: &mut World, store: u64) {
-    let damaged = world.process(store).device.troubles.lock().damaged.take();
-    let was_broken = std::mem::take(&mut world.process(store).broken);
-    if damaged.is_some() && world.shut_down(store) || was_broken {
+pub(crate) fn repair(world: &mut World, store: u64) {
+    let troubles = world.process(store).device.troubles.clone();
+    let is_damaged = troubles.lock().damaged.is_some() || troubles.lock().flipped;
+    if !is_damaged {
+        return;
+    }
+    let ran = world.shut_down(store);
+    let process = world.process(store);
+    if let Some(files) = &mut process.files {
+        if let Some(flip) = files.flip.take() {
+            files.files.undo(&flip);
+        }
+    }
+    let was_broken = std::mem::take(&mut process.broken);
+    let mut troubles = troubles.lock();
+    (troubles.damaged, troubles.flipped) = (None, false);
+    drop(troubles);
+    if ran || was_broken {
         world.start(store);
     }
 }

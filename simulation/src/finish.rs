@@ -83,17 +83,14 @@ impl World {
             process.paused = false;
             process.disk_hangs_until_us = 0;
             process.disk_slow_us = 0;
-            process.broken = false;
             if let Some(running) = &process.running {
                 running.life.end_after(u64::MAX);
             }
-            let mut troubles = process.device.troubles.lock();
-            troubles.heal();
-            let damaged = troubles.damaged.take().is_some();
-            drop(troubles);
-            if damaged {
-                self.shut_down(store);
+            process.device.troubles.lock().heal();
+            if let Some(files) = &process.files {
+                files.files.set_capacity(None);
             }
+            crate::actions::repair(self, store);
             if self.process(store).running.is_none() {
                 self.start(store);
             }

@@ -28,7 +28,15 @@ impl World {
             }
             (Err(_), _) => Event::Refused,
         };
-        if let Err(error) = started {
+        if started.is_err() && self.process(store).device.troubles.lock().flipped {
+            // As it should: it is damaged. It waits for its repair.
+            self.process(store).broken = true;
+            self.fired.note(FaultKind::FlippedBit);
+        } else if started.is_err() && self.process(store).device.troubles.lock().full {
+            // A log may need room to begin a file. Somebody tries again.
+            self.fired.note(FaultKind::DiskFull);
+            self.start_in(store, 200_000);
+        } else if let Err(error) = started {
             let text = format!("store {store}: {error}");
             self.around.ledger.lock().violate("stores start", text);
         }
@@ -47,6 +55,9 @@ impl World {
         let Some(running) = self.process(store).running.take() else { return false };
         running.life.end();
         let callbacks = running.callbacks.clone();
+        if let Some(files) = &self.process(store).files {
+            files.files.freeze();
+        }
         drop(running);
         self.check_callbacks(store, &callbacks);
         self.clients.orphan(store);
@@ -60,10 +71,16 @@ impl World {
         let process = &mut self.processes[store as usize - 1];
         process.paused = false;
         process.wake_at_us = None;
-        let mut disk = process.device.disk.lock();
-        let kept = self.damage.index(disk.unsynced() + 1);
-        self.fired.note_many(FaultKind::UnsyncedLost, u64::from(kept < disk.unsynced()));
-        disk.crash(kept);
+        match &process.files {
+            // What is left of it, the next start will find.
+            Some(files) => files.files.crash(&mut self.damage),
+            None => {
+                let mut disk = process.device.disk.lock();
+                let kept = self.damage.index(disk.unsynced() + 1);
+                self.fired.note_many(FaultKind::UnsyncedLost, u64::from(kept < disk.unsynced()));
+                disk.crash(kept);
+            }
+        }
         process.machine.lock().crash(&mut self.damage, &mut self.fired);
     }
 
@@ -75,6 +92,7 @@ impl World {
         process.wake_at_us = None;
         let Running { store: stopping, life, callbacks, .. } = running;
         stopping.shutdown();
+        self.check_files(store);
         if !life.is_alive() {
             // Killed while it shut down.
             self.fired.note(FaultKind::CrashInsideStep);
@@ -92,6 +110,15 @@ impl World {
         }
         self.record(store, 0, &Event::Stopped);
         true
+    }
+
+    /// Every file of a store that has ended is closed.
+    fn check_files(&mut self, store: u64) {
+        let open = self.process(store).files.as_ref().map_or(0, |files| files.files.open_handles());
+        if open > 0 {
+            let text = format!("store {store} has ended, and {open} files are still open");
+            self.around.ledger.lock().violate("no file leaks", text);
+        }
     }
 
     /// Every callback of a store that has ended is gone.

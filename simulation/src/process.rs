@@ -1,20 +1,23 @@
 //! A simulated machine: a disk and a state machine that stay, and a store's process that comes and goes.
 
 use crate::check::Ledger;
-use crate::disk::{Device, SimLog};
+use crate::disk::{Device, Engine, Flip, SimFiles, SimLog};
 use crate::life::Life;
 use crate::machine::{MachineState, SimMachine};
-use crate::plan::{ClusterPlan, LogKind};
+use crate::plan::ClusterPlan;
 use crate::random::Random;
 use crate::transport::{Outgoing, SimTransport};
 use parking_lot::Mutex;
 use raftstore::{
-    Bytes, Clock, DrivenStore, Peer, PeerId, PeerRole, RegionDescription, RegionEpoch, RegionId,
-    StartError, Store, StoreConfig, StoreId, StoreThread,
+    ByteSize, Bytes, Clock, DrivenStore, EngineConfig, LogStoreError, Peer, PeerId, PeerRole,
+    RaftEngineLogStore, RegionDescription, RegionEpoch, RegionId, StartError, Store, StoreConfig,
+    StoreId, StoreThread,
 };
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// The largest command that may be proposed.
 pub(crate) const MAX_PROPOSAL_BYTES: u64 = 64 << 10;
@@ -65,6 +68,8 @@ pub(crate) struct Process {
     pub wake_at_us: Option<u64>,
     /// A store that cannot start until it is repaired.
     pub broken: bool,
+    /// raft-engine's files, if the log is one.
+    pub files: Option<EngineFiles>,
     /// The clock's speed in thousandths.
     pub speed_pm: u64,
     clock: SimClock,
@@ -72,6 +77,44 @@ pub(crate) struct Process {
     clock_at_us: u64,
     /// What of the clock's time the store's timers have not seen.
     timers_behind_us: u64,
+}
+
+/// The files of a log, and the directory where they have their names.
+pub(crate) struct EngineFiles {
+    /// The contents.
+    pub files: SimFiles,
+    /// A bit that is flipped now.
+    pub flip: Option<Flip>,
+    names: TempDir,
+}
+
+impl EngineFiles {
+    /// A new directory.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        // Only names are there, but many: in memory, where there is such a place.
+        let memory = Path::new("/dev/shm");
+        let builder = tempfile::Builder::new();
+        let names = match memory.is_dir() {
+            true => builder.tempdir_in(memory),
+            false => builder.tempdir(),
+        }?;
+        Ok(Self { files: SimFiles::new(), flip: None, names })
+    }
+
+    fn open(&self) -> Result<Engine, LogStoreError> {
+        let config = EngineConfig {
+            target_file_size: ByteSize::kib(32),
+            purge_threshold: ByteSize::kib(64),
+            recovery_threads: 1,
+            ..EngineConfig::default()
+        };
+        let files = Arc::new(self.files.clone());
+        let log = RaftEngineLogStore::open_with_file_system(self.names.path(), &config, files)?;
+        Ok(Engine { log: Arc::new(log), files: self.files.clone() })
+    }
 }
 
 /// What all stores have in common.
@@ -105,6 +148,7 @@ impl Process {
             write_due_us: None,
             wake_at_us: None,
             broken: false,
+            files: None,
             speed_pm: 1000,
             clock: SimClock::default(),
             clock_at_us: 0,
@@ -135,7 +179,11 @@ impl Process {
             life.end_after(around.plan.crash_at_bootstrap.map_or(1, |(_, calls)| calls));
         }
         let (ledger, device) = (&around.ledger, &self.device);
-        let log = SimLog::new(self.id, life.clone(), device.clone(), ledger.clone(), None);
+        let engine = match &self.files {
+            Some(files) => Some(files.open()?),
+            None => None,
+        };
+        let log = SimLog::new(self.id, life.clone(), device.clone(), ledger.clone(), engine);
         let machine = SimMachine::new(
             self.id,
             life.clone(),
@@ -151,7 +199,6 @@ impl Process {
             around.outgoing.clone(),
             around.encodes,
         );
-        assert!(around.plan.log == LogKind::Model, "no other yet");
         let started = Store::builder(StoreId::new(self.id))
             .config(store_config(&around.plan, around.seed))
             .log_store(Arc::new(log))
@@ -183,6 +230,10 @@ impl Process {
         let disk = self.device.disk.lock();
         let known = &disk.current().regions;
         let damaged = self.device.troubles.lock().damaged;
+        if self.device.troubles.lock().flipped {
+            // Who knows what is missing.
+            return Vec::new();
+        }
         (1..=around.plan.regions)
             .filter(|region| around.plan.stores_of(*region).contains(&self.id))
             .filter(|region| {
@@ -302,18 +353,18 @@ fn store_config(plan: &ClusterPlan, seed: u64) -> StoreConfig {
         batch_size: plan.batch_size,
         message_budget: plan.message_budget,
         mailbox_capacity: plan.mailbox_capacity,
-        queue_size: raftstore::ByteSize::kib(64),
+        queue_size: ByteSize::kib(64),
         ..StoreConfig::default()
     };
     config.raft.tick_interval = Duration::from_millis(plan.tick_ms);
     config.raft.election_ticks = plan.election_ticks;
     config.raft.compact_after_entries = plan.compact_after_entries;
-    config.raft.max_proposal_size = raftstore::ByteSize(MAX_PROPOSAL_BYTES);
-    config.raft.max_append_size = raftstore::ByteSize::kib(128);
+    config.raft.max_proposal_size = ByteSize(MAX_PROPOSAL_BYTES);
+    config.raft.max_append_size = ByteSize::kib(128);
     config.raft.max_pending_proposals = 64;
-    config.raft.max_uncommitted_size = raftstore::ByteSize::kib(256);
-    config.raft.max_unapplied_size = raftstore::ByteSize::mib(1);
-    config.raft.entry_cache_size = raftstore::ByteSize::kib(32);
+    config.raft.max_uncommitted_size = ByteSize::kib(256);
+    config.raft.max_unapplied_size = ByteSize::mib(1);
+    config.raft.entry_cache_size = ByteSize::kib(32);
     config.raft.seed = seed;
     config
 }

@@ -120,6 +120,13 @@ pub const SCENARIOS: &[Scenario] = &[
         build: |_, random| themed(random, &[DISKS]),
     },
     Scenario {
+        name: "engine",
+        about: "raft-engine over files that lose, fail and rot",
+        share: 6,
+        promises: DISKS,
+        build: engine,
+    },
+    Scenario {
         name: "clocks",
         about: "clocks leap and drift, stores stand still",
         share: 6,
@@ -189,7 +196,8 @@ fn cluster(random: &mut Random, stores: u64) -> ClusterPlan {
         stores,
         regions: random.within(1..12),
         replicas: if stores >= 5 && random.chance(500) { 5 } else { stores.min(3) },
-        log: LogKind::Model,
+        // The real log is slower to simulate.
+        log: if random.chance(150) { LogKind::Engine } else { LogKind::Model },
         pollers: 1 + random.index(3),
         log_writers: random.index(3),
         apply_pollers: random.index(3),
@@ -254,6 +262,12 @@ fn overload(_: &Scenario, random: &mut Random) -> Plan {
     plan.load.big_pm = 50;
     plan.load.wrong_epoch_pm = 20;
     plan.load.hot_pm = 800;
+    plan
+}
+
+fn engine(_: &Scenario, random: &mut Random) -> Plan {
+    let mut plan = themed(random, &[DISKS, CRASHES]);
+    plan.cluster.log = LogKind::Engine;
     plan
 }
 

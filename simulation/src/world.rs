@@ -10,8 +10,8 @@ use crate::clients::{Clients, NOBODY, PROBE_KEY};
 use crate::disk::Device;
 use crate::faults::{FaultKind, Fired};
 use crate::network::Network;
-use crate::plan::{Action, Plan};
-use crate::process::{DiskThreads, Process, Surroundings};
+use crate::plan::{Action, LogKind, Plan};
+use crate::process::{DiskThreads, EngineFiles, Process, Surroundings};
 use crate::random::Random;
 use crate::trace::{Event, Trace};
 use raftstore::{RegionStatus, StoreThread};
@@ -68,7 +68,14 @@ impl World {
         let cluster = &plan.cluster;
         let devices: Vec<Device> = (0..cluster.stores).map(|_| Device::default()).collect();
         let numbered = (1..=cluster.stores).zip(&devices);
-        let processes = numbered.map(|(id, device)| Process::new(id, device.clone())).collect();
+        let process = |(id, device): (u64, &Device)| {
+            let mut process = Process::new(id, device.clone());
+            if cluster.log == LogKind::Engine {
+                process.files = Some(EngineFiles::new().expect("a directory for names"));
+            }
+            process
+        };
+        let processes = numbered.map(process).collect();
         let around = Surroundings {
             plan: cluster.clone(),
             encodes: plan.network.encodes,
@@ -288,10 +295,10 @@ impl World {
             self.shut_down(store);
             return self.start_in(store, after_us);
         }
-        let damaged = self.process(store).device.troubles.lock().damaged;
-        if let Some((region, reason)) =
-            set_aside.into_iter().find(|(region, _)| damaged != Some(*region))
-        {
+        let device = self.process(store).device.clone();
+        let excused = |region| device.troubles.lock().excuse(region);
+        let unexcused = set_aside.into_iter().find(|(region, _)| !excused(*region));
+        if let Some((region, reason)) = unexcused {
             let text = format!("region {region} of store {store} was set aside: {reason}");
             self.around.ledger.lock().violate("regions go on", text);
         }

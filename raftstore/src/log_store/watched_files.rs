@@ -207,9 +207,10 @@ impl<F: FileSystem> WatchedFiles<F> {
             reader.seek(SeekFrom::Start(at))?;
             let mut reader = BufReader::new(reader);
             let end = readable_up_to(&mut reader, batches, at, size)?;
-            if at < size {
+            if noted < size {
                 tracing::info!(file = %name, from = end, size, "settling what may not be synced");
-                self.settle(&path, at..end)?;
+                // With the head of a file of which nothing is noted.
+                self.settle(&path, noted..end)?;
             }
         }
         Ok(())
@@ -238,7 +239,8 @@ impl<F: FileSystem> WatchedFiles<F> {
     /// Where a log that raft-engine cannot read is damaged.
     pub(super) fn find_damage(plain: &F, dir: &Path, watch: &Watch<F>) -> Option<String> {
         // Without the note the directory was not even locked.
-        watch.state.lock().note.as_ref()?;
+        let state = watch.state.lock();
+        let note = state.note.as_ref()?;
         let mut paths: Vec<PathBuf> =
             std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.sort();
@@ -248,6 +250,8 @@ impl<F: FileSystem> WatchedFiles<F> {
             let size = handle.file_size().ok()? as u64;
             let mut reader = BufReader::new(plain.new_reader(handle).ok()?);
             let FileHead::Sound(batches) = file_head(&mut reader, name.number).ok()? else {
+                // A file that was only begun is not damaged, whatever stands in the way.
+                note.length(name)?;
                 return Some(format!("the head of the file {name} is damaged"));
             };
             let end = readable_up_to(&mut reader, batches, batches.start, size).ok()?;

@@ -1,14 +1,14 @@
 //! A store's log in the simulation: raft-engine over simulated files, or a model of it in memory, which
 //! is faster. Both fail as the plan says, and both are compared with what ought to be there.
 
-use super::{Disk, Image};
+use super::{Disk, Image, SimFiles, WriteFault};
 use crate::check::Ledger;
 use crate::faults::{FaultKind, Fired};
 use crate::life::Life;
 use parking_lot::Mutex;
 use raftstore::{
     DamagedRegion, Entry, Index, LogBatch, LogReadError, LogReader, LogStore, LogStoreError,
-    RegionId, Stored, Term,
+    RegionId, Stored, StoredRegion, Term,
 };
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct Troubles {
     pub full: bool,
     /// This region's log is unreadable at the next start.
     pub damaged: Option<RegionId>,
+    /// A bit of raft-engine's files is not what it was.
+    pub flipped: bool,
     /// Batches written since the world last looked: regions, entries, and whether they were synced.
     pub wrote: Vec<(usize, usize, bool)>,
     /// A write has failed: there must not be another one.
@@ -41,7 +43,12 @@ impl Troubles {
 
     /// Whether the log of the present life has failed as planned.
     pub fn has_failed(&self) -> bool {
-        self.failed
+        self.failed || self.flipped
+    }
+
+    /// Whether a region may be set aside.
+    pub fn excuse(&self, region: RegionId) -> bool {
+        self.flipped || self.damaged == Some(region)
     }
 }
 
@@ -61,7 +68,15 @@ pub struct SimLog {
     device: Device,
     ledger: Arc<Mutex<Ledger>>,
     /// The real one; without it the disk itself is read.
-    engine: Option<Arc<dyn LogStore>>,
+    engine: Option<Engine>,
+}
+
+/// raft-engine over simulated files.
+pub struct Engine {
+    /// The log.
+    pub log: Arc<dyn LogStore>,
+    /// Its files.
+    pub files: SimFiles,
 }
 
 impl SimLog {
@@ -71,7 +86,7 @@ impl SimLog {
         life: Arc<Life>,
         device: Device,
         ledger: Arc<Mutex<Ledger>>,
-        engine: Option<Arc<dyn LogStore>>,
+        engine: Option<Engine>,
     ) -> Self {
         device.troubles.lock().failed = false;
         Self { store, life, device, ledger, engine }
@@ -81,19 +96,52 @@ impl SimLog {
         LogStoreError::Write(text.to_owned())
     }
 
+    /// Does to the disk as it ought to be what became of the real one.
+    fn carry_out(
+        &self,
+        batch: &LogBatch,
+        attempt: &Attempt,
+        sync: bool,
+        disk: &mut Disk,
+    ) -> Result<(), String> {
+        match attempt {
+            Attempt::Nothing(failure) => return Err(failure.clone()),
+            Attempt::Perhaps(failure) => {
+                disk.write_perhaps(batch);
+                return Err(failure.clone());
+            }
+            Attempt::Written(_) | Attempt::Unsynced(_) => {}
+        }
+        let mut ledger = self.ledger.lock();
+        if let Err(hole) = disk.write(self.store, batch, &mut ledger) {
+            ledger.violate("writes of a region stay in order", hole.clone());
+            return Err(hole);
+        }
+        if let Attempt::Unsynced(failure) = attempt {
+            return Err(failure.clone());
+        }
+        if sync {
+            disk.sync();
+        }
+        Ok(())
+    }
+
     /// Takes what was found on disk for what is there, if it can be what was written.
     fn compare(&self, engine: &dyn LogStore, found: &Stored) {
         let mut disk = self.device.disk.lock();
         let possible = disk.possible();
         // The longest that fits: batches that change nothing cannot be told apart.
-        let kept = possible.iter().rposition(|image| fits(image, engine, found));
+        let flipped = self.device.troubles.lock().flipped;
+        let kept = possible.iter().rposition(|image| fits(image, engine, found, flipped));
         match kept {
             Some(kept) => disk.crash(kept),
             None => {
+                let images = possible.iter().map(|image| describe(&image.stored()));
                 let text = format!(
-                    "store {}: the log holds {found:?}, which is not what was written: {:?}",
+                    "store {}: the log holds\n{}\nwhich is none of\n{}",
                     self.store,
-                    possible[0].stored()
+                    describe(found),
+                    images.collect::<Vec<_>>().join("\n")
                 );
                 self.ledger.lock().violate("the log keeps what was synced", text);
             }
@@ -101,8 +149,82 @@ impl SimLog {
     }
 }
 
-/// Whether a log store holds exactly this.
-fn fits(image: &Image, engine: &dyn LogStore, found: &Stored) -> bool {
+/// A store's log in a line.
+fn describe(stored: &Stored) -> String {
+    let region = |region: &StoredRegion| {
+        let state = region.hard_state.as_ref().map(|state| (state.term, state.vote, state.commit));
+        let (id, truncated) = (region.record.description.id, region.truncated.index);
+        format!("r{id} {state:?} {truncated}..={}", region.last_index)
+    };
+    let regions: Vec<String> = stored.regions.iter().map(region).collect();
+    format!("{:?} {}", stored.ident.map(|ident| ident.store_id.get()), regions.join(", "))
+}
+
+/// How a write goes.
+struct Fate {
+    full: bool,
+    fail_write: bool,
+    fail_sync: bool,
+    /// Whether it is synced.
+    sync: bool,
+}
+
+/// What became of a write.
+enum Attempt {
+    /// It is written, in so many bytes, and synced if it was to be.
+    Written(u64),
+    /// It is written, and its sync failed.
+    Unsynced(String),
+    /// Nobody knows.
+    Perhaps(String),
+    /// It is not there.
+    Nothing(String),
+}
+
+impl Fate {
+    fn of_the_model(&self) -> Attempt {
+        if self.full {
+            Attempt::Nothing("no space left on the device".to_owned())
+        } else if self.fail_write {
+            Attempt::Nothing("input/output error".to_owned())
+        } else if self.fail_sync {
+            Attempt::Unsynced("the sync failed: input/output error".to_owned())
+        } else {
+            Attempt::Written(0)
+        }
+    }
+
+    /// What it counts as if it fails.
+    fn kind(&self) -> FaultKind {
+        if self.full {
+            FaultKind::DiskFull
+        } else if self.fail_write {
+            FaultKind::WriteError
+        } else {
+            FaultKind::SyncError
+        }
+    }
+}
+
+impl Engine {
+    /// The faults strike the files, and raft-engine says what it makes of them.
+    fn write(&self, batch: &LogBatch, fate: &Fate) -> Attempt {
+        if fate.fail_write {
+            // Some are written in part before they fail.
+            self.files.fail_write(0, WriteFault::Io, batch.writes.len() % 2 == 1);
+        }
+        if fate.fail_sync {
+            self.files.fail_sync(0);
+        }
+        match self.log.write(&mut batch.clone(), fate.sync) {
+            Ok(bytes) => Attempt::Written(bytes),
+            Err(error) => Attempt::Perhaps(error.to_string()),
+        }
+    }
+}
+
+/// Whether a log store holds exactly this, but for what it says it cannot read because of a flipped bit.
+fn fits(image: &Image, engine: &dyn LogStore, found: &Stored, flipped: bool) -> bool {
     let expected = image.stored();
     if found.ident != expected.ident || found.regions.len() != expected.regions.len() {
         return false;
@@ -119,7 +241,7 @@ fn fits(image: &Image, engine: &dyn LogStore, found: &Stored) -> bool {
         same && (low == high
             || engine
                 .entries(id, Index::new(low), Index::new(high), usize::MAX)
-                .is_ok_and(|entries| image.regions[&id].entries.iter().eq(entries.iter())))
+                .map_or(flipped, |entries| image.regions[&id].entries.iter().eq(entries.iter())))
     })
 }
 
@@ -132,7 +254,7 @@ impl LogReader for SimLog {
         max_bytes: usize,
     ) -> Result<Vec<Entry>, LogReadError> {
         if let Some(engine) = &self.engine {
-            return engine.entries(region, low, high, max_bytes);
+            return engine.log.entries(region, low, high, max_bytes);
         }
         let disk = self.device.disk.lock();
         let fail = |cause: String| LogReadError { region_id: region, low, high, cause };
@@ -153,7 +275,7 @@ impl LogReader for SimLog {
 
     fn term(&self, region: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
         if let Some(engine) = &self.engine {
-            return engine.term(region, index);
+            return engine.log.term(region, index);
         }
         let disk = self.device.disk.lock();
         let log = disk.current().regions.get(&region);
@@ -165,8 +287,8 @@ impl LogStore for SimLog {
     fn load(&self) -> Result<Stored, LogStoreError> {
         let mut stored = match &self.engine {
             Some(engine) => {
-                let stored = engine.load()?;
-                self.compare(&**engine, &stored);
+                let stored = engine.log.load()?;
+                self.compare(&*engine.log, &stored);
                 stored
             }
             None => {
@@ -200,49 +322,32 @@ impl LogStore for SimLog {
             let text = format!("store {} writes its log after a write had failed", self.store);
             self.ledger.lock().violate("no write after a failed one", text);
         }
-        if troubles.full {
-            troubles.failed = true;
-            troubles.fired.note(FaultKind::DiskFull);
-            return Err(self.fail("no space left on the device"));
-        }
-        if std::mem::take(&mut troubles.fail_write) {
-            troubles.failed = true;
-            troubles.fired.note(FaultKind::WriteError);
-            return Err(self.fail("input/output error"));
-        }
         // A process that dies here has written and not synced.
         let alive = self.life.call();
-        let sync_fails = sync && std::mem::take(&mut troubles.fail_sync);
-        let bytes = match &self.engine {
-            Some(engine) => match engine.write(&mut batch.clone(), sync && alive && !sync_fails) {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    troubles.failed = true;
-                    disk.write_perhaps(&batch);
-                    return Err(error);
-                }
-            },
-            None => 0,
+        let fate = Fate {
+            full: troubles.full && !batch.is_empty(),
+            fail_write: std::mem::take(&mut troubles.fail_write),
+            fail_sync: sync && alive && std::mem::take(&mut troubles.fail_sync),
+            sync: sync && alive,
         };
-        let mut ledger = self.ledger.lock();
-        if let Err(hole) = disk.write(self.store, &batch, &mut ledger) {
-            ledger.violate("writes of a region stay in order", hole);
-            return Err(self.fail("a hole"));
+        let attempt = match &self.engine {
+            Some(engine) => engine.write(&batch, &fate),
+            None => fate.of_the_model(),
+        };
+        if let Err(failure) = self.carry_out(&batch, &attempt, fate.sync, &mut disk) {
+            troubles.failed = true;
+            troubles.fired.note(fate.kind());
+            return Err(self.fail(&failure));
         }
         if !alive {
             return Err(self.fail("the process is gone"));
         }
-        if sync_fails {
-            troubles.failed = true;
-            troubles.fired.note(FaultKind::SyncError);
-            return Err(self.fail("the sync failed: input/output error"));
-        }
-        if sync {
-            disk.sync();
-        }
         let entries = batch.writes.iter().map(|write| write.entries.len()).sum();
         troubles.wrote.push((batch.writes.len(), entries, sync));
-        Ok(bytes)
+        Ok(match attempt {
+            Attempt::Written(bytes) => bytes,
+            _ => 0,
+        })
     }
 
     fn is_volatile(&self) -> bool {
@@ -251,7 +356,14 @@ impl LogStore for SimLog {
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogStoreError> {
         match &self.engine {
-            Some(engine) if self.life.call() => engine.reclaim(),
+            Some(engine) if self.life.call() => {
+                let reclaimed = engine.log.reclaim();
+                if reclaimed.is_err() {
+                    // It writes and syncs too, and meets the same faults.
+                    self.device.troubles.lock().failed = true;
+                }
+                reclaimed
+            }
             _ => Ok(Vec::new()),
         }
     }

@@ -7,4 +7,4 @@ mod log;
 
 pub use files::{Flip, SimFiles, SimHandle, SimReader, SimWriter, Struck, WriteFault};
 pub use image::{Disk, Image, RegionLog};
-pub use log::{Device, SimLog, Troubles};
+pub use log::{Device, Engine, SimLog, Troubles};
