@@ -6,9 +6,9 @@
 //! is therefore read here first, and cut at the first batch that is not whole.
 //!
 //! A file is a head (`RAFT-LOG-FILE-HEADER-9986AB3E47F320B394C8E84916EB0ED5`, version, and from version 2
-//! on the alignment; big endian) and batches. A batch is its length with the compression in the lowest byte, the offset of its
-//! index, the entries with their CRC-32, and the index with its own, to which from version 2 on the
-//! file's number is added by exclusive or; the checksums are little endian.
+//! on the alignment; big endian) and batches. A batch is its length with the compression in the lowest
+//! byte, the offset of its index, the entries with their CRC-32, and the index with its own, to which from
+//! version 2 on the file's number is added by exclusive or; the checksums are little endian.
 
 use std::io::{ErrorKind, Read, Result};
 
