@@ -184,3 +184,27 @@ fn a_region_alone_on_its_store_serves_however_the_log_is_written() {
         handle.propose(RegionId::new(1), put(1)).expect("it serves");
     }
 }
+
+#[test]
+fn a_thread_that_reads_two_logs_gets_the_entries_of_each() {
+    use raftstore::{Entry, Index, LogBatch, LogReader, RegionWrite, Term};
+    let dir = tempfile::tempdir().expect("a directory");
+    let region_id = RegionId::new(1);
+    let log = |number: u64| {
+        let path = dir.path().join(number.to_string());
+        let log = RaftEngineLogStore::open(&path, &EngineConfig::default()).expect("opens");
+        // At the same place of the same file, and as long.
+        let data = Bytes::from(number.to_string());
+        let entries = vec![Entry { index: 6, term: number, data, ..Entry::default() }];
+        let write = RegionWrite { region_id, entries, ..RegionWrite::default() };
+        log.write(&mut LogBatch { writes: vec![write], ident: None }, true).expect("written");
+        log
+    };
+    let logs = [log(1), log(2)];
+    for number in [1, 2, 1, 2, 2, 1] {
+        let log = &logs[number as usize - 1];
+        let entries = log.entries(region_id, Index::new(6), Index::new(7), usize::MAX);
+        assert_eq!(entries.expect("read")[0].data, number.to_string());
+        assert_eq!(log.term(region_id, Index::new(6)).expect("read"), Some(Term::new(number)));
+    }
+}

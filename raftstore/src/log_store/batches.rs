@@ -6,9 +6,9 @@
 //! is therefore read here first, and cut at the first batch that is not whole.
 //!
 //! A file is a head (`RAFT-LOG-FILE-HEADER-9986AB3E47F320B394C8E84916EB0ED5`, version, and from version 2
-//! on the alignment; big endian) and batches. A batch is its length with the compression in the lowest byte, the offset of its
-//! index, the entries with their CRC-32, and the index with its own, to which from version 2 on the
-//! file's number is added by exclusive or; the checksums are little endian.
+//! on the alignment; big endian) and batches. A batch is its length with the compression in the lowest
+//! byte, the offset of its index, the entries with their CRC-32, and the index with its own, to which from
+//! version 2 on the file's number is added by exclusive or; the checksums are little endian.
 
 use std::io::{ErrorKind, Read, Result};
 
@@ -21,10 +21,10 @@ const CHECKSUM: usize = 4;
 pub(super) enum FileHead {
     /// Batches follow.
     Sound(Batches),
-    /// It is cut off or is none of raft-engine's.
+    /// It is torn or damaged.
     Unreadable,
-    /// It speaks of a version or an alignment that is never written.
-    Foreign,
+    /// It speaks of an alignment, which is never written. raft-engine would reserve memory by it.
+    Aligned,
 }
 
 /// How the batches of a file are kept.
@@ -50,8 +50,8 @@ pub(super) fn file_head(reader: &mut impl Read, number: u64) -> Result<FileHead>
         // raft-engine writes this to a file whose head a crash tore.
         (1, _) => sound(version_at + 8, 0),
         (2, Some(alignment)) if word(alignment) == 0 => sound(version_at + 16, number as u32),
-        (2, None) => FileHead::Unreadable,
-        _ => FileHead::Foreign,
+        (2, Some(_)) => FileHead::Aligned,
+        _ => FileHead::Unreadable,
     })
 }
 

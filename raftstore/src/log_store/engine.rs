@@ -15,6 +15,7 @@ use super::{
     MAX_REGION_ID,
 };
 use bytesize::ByteSize;
+use parking_lot::RwLock;
 use protobuf::Message;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::env::{DefaultFileSystem, FileSystem};
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 const SHARD_GROUPS: u64 = 4096;
@@ -34,6 +36,8 @@ const FIRST_SHARD_GROUP: u64 = MAX_REGION_ID + 1;
 /// The raft group of the store's identity.
 const IDENT_GROUP: u64 = FIRST_SHARD_GROUP + SHARD_GROUPS;
 const IDENT_KEY: &[u8] = b"ident";
+/// Written to the same group for its sync: raft-engine's own call for that does nothing.
+const SYNC_KEY: &[u8] = b"sync";
 
 const HARD_STATE: u8 = b'h';
 const TRUNCATED: u8 = b't';
@@ -73,6 +77,21 @@ pub struct RaftEngineLogStore<F: FileSystem = DefaultFileSystem> {
     // Dropped after the engine, whose last syncs it notes.
     watch: Closing<F>,
     reads: OwnReads,
+    unsynced: RwLock<Unsynced>,
+}
+
+/// Writes without a sync.
+///
+/// Invariant: what is copied out of old files is synced. raft-engine copies what is in memory and syncs
+/// the copy; if a crash then took the write that had cut or replaced entries, the copy would be ahead of
+/// the rest of the log. So before files are reclaimed everything is synced, and meanwhile every write.
+/// A write without a sync holds this for reading.
+#[derive(Debug, Default)]
+struct Unsynced {
+    /// Whether old files are being copied from.
+    reclaiming: bool,
+    /// Whether there was such a write since all was synced.
+    any: AtomicBool,
 }
 
 /// What is known of the log's files, until they are closed.
@@ -158,7 +177,12 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
         let names = std::fs::File::open(path).and_then(|dir| dir.sync_all());
         names.map_err(|error| fail(error.to_string()))?;
         watch.opened();
-        Ok(Self { engine, watch: Closing(watch), reads: OwnReads::new() })
+        Ok(Self {
+            engine,
+            watch: Closing(watch),
+            reads: OwnReads::new(),
+            unsynced: RwLock::default(),
+        })
     }
 
     /// Bytes of log files that hold something.
@@ -188,6 +212,13 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
             batch.put(shard, key(RECORD, write.region_id), record.encode())?;
         }
         Ok(())
+    }
+
+    /// Syncs all that was written.
+    fn sync_all(&self) -> Result<(), String> {
+        let mut raw = raft_engine::LogBatch::with_capacity(1);
+        raw.put(IDENT_GROUP, SYNC_KEY.to_vec(), Vec::new()).map_err(|error| error.to_string())?;
+        guarded(|| self.engine.write(&mut raw, true)).map(|_| ())
     }
 
     fn load_region(&self, parts: RawRegion) -> Result<StoredRegion, String> {
@@ -329,7 +360,13 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
         for write in batch.writes.drain(..) {
             self.add(&mut raw, write).map_err(fail)?;
         }
+        let unsynced = (!sync).then(|| self.unsynced.read());
+        let sync = unsynced.as_ref().is_none_or(|unsynced| {
+            unsynced.any.store(true, Ordering::Relaxed);
+            unsynced.reclaiming
+        });
         let written = guarded(|| self.engine.write(&mut raw, sync));
+        drop(unsynced);
         // Also where this write succeeded: the sync that failed may have been its own, done for a
         // group of writers by another of them.
         if let Some(cause) = self.watch.0.failure() {
@@ -343,7 +380,15 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
     }
 
     fn reclaim(&self) -> Result<Vec<RegionId>, LogStoreError> {
-        let regions = self.reads.run(|| guarded(|| self.engine.purge_expired_files()));
+        let any = {
+            let mut unsynced = self.unsynced.write();
+            unsynced.reclaiming = true;
+            std::mem::take(unsynced.any.get_mut())
+        };
+        let synced = if any { self.sync_all() } else { Ok(()) };
+        let purge = || guarded(|| self.engine.purge_expired_files());
+        let regions = synced.and_then(|()| self.reads.run(purge));
+        self.unsynced.write().reclaiming = false;
         if let Some(cause) = self.watch.0.failure() {
             return Err(LogStoreError::Write(format!("a sync failed: {cause}")));
         }

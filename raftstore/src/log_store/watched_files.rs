@@ -198,7 +198,7 @@ impl<F: FileSystem> WatchedFiles<F> {
             FileHead::Sound(batches) => batches,
             // A crash while it was created.
             FileHead::Unreadable if last && noted == 0 => return Ok(()),
-            FileHead::Unreadable | FileHead::Foreign => {
+            FileHead::Unreadable | FileHead::Aligned => {
                 return Err(damaged(&format!("the head of the file {name} is damaged")));
             }
         };
