@@ -62,6 +62,8 @@ impl<'a> Arbitrary<'a> for Number {
 /// What is on disk when the history begins.
 #[derive(Clone, Debug, Arbitrary)]
 pub struct Start {
+    // First, so that short inputs have it too.
+    lead: bool,
     voters: u8,
     learners: u8,
     truncated: u8,
@@ -71,7 +73,6 @@ pub struct Start {
     commit: u8,
     applied: u8,
     spoil: Option<(Spoil, Number)>,
-    lead: bool,
 }
 
 /// What contradicts the rest of the state on disk.
