@@ -14,7 +14,7 @@ use crate::error::StartError;
 use crate::log_store::EngineConfig;
 use bytesize::ByteSize;
 use region::RegionConfig;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ pub struct StoreConfig {
     /// Messages that wait for one region; more are refused as busy, or dropped if they are Raft's.
     pub mailbox_capacity: usize,
     /// Bytes that wait for one log writer or apply thread; pollers wait beyond it.
+    #[serde(serialize_with = "exactly")]
     pub queue_size: ByteSize,
     /// Raft's settings.
     pub raft: RaftSettings,
@@ -64,23 +65,40 @@ pub struct RaftSettings {
     /// A leader sends heartbeats this often.
     pub heartbeat_ticks: usize,
     /// The largest command that may be proposed.
+    #[serde(serialize_with = "exactly")]
     pub max_proposal_size: ByteSize,
     /// Entries of one append message.
+    #[serde(serialize_with = "exactly")]
     pub max_append_size: ByteSize,
     /// Append messages on their way to one follower.
     pub max_inflight_appends: usize,
     /// Proposals of one region that wait for their answer.
     pub max_pending_proposals: usize,
     /// Entries of one region that are proposed and not committed.
+    #[serde(serialize_with = "exactly")]
     pub max_uncommitted_size: ByteSize,
     /// Entries of one region that are committed and not applied.
+    #[serde(serialize_with = "exactly")]
     pub max_unapplied_size: ByteSize,
     /// Entries of one region kept in memory for followers that lag a little.
+    #[serde(serialize_with = "exactly")]
     pub entry_cache_size: ByteSize,
     /// The log of a region is shortened when it has this many entries more than needed.
     pub compact_after_entries: u64,
     /// Seed of election timeouts.
     pub seed: u64,
+}
+
+/// Writes a size so that the same is read back: `ByteSize` by itself is written with one digit after
+/// the point, and 1,000,000 bytes would come back as 976.6 KiB.
+pub(crate) fn exactly<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
+    let bytes = size.as_u64();
+    let (unit, shift) = units
+        .into_iter()
+        .find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift)
+        .unwrap_or(("B", 0));
+    serializer.collect_str(&format_args!("{} {unit}", bytes >> shift))
 }
 
 impl Default for StoreConfig {
@@ -218,7 +236,8 @@ impl StoreConfig {
             max_uncommitted_bytes: bytes(raft.max_uncommitted_size),
             max_unapplied_bytes: bytes(raft.max_unapplied_size),
             entry_cache_bytes: bytes(raft.entry_cache_size),
-            unknown_after_ticks: 2 * raft.election_ticks,
+            // Asked for before the ticks are known to be sound.
+            unknown_after_ticks: raft.election_ticks.saturating_mul(2),
             compact_after_entries: raft.compact_after_entries,
             compact_keep_entries: KEPT_ENTRIES.min(raft.compact_after_entries / 2),
             seed: raft.seed,
@@ -280,6 +299,36 @@ mod tests {
     fn defaults_are_sound_and_survive_toml() {
         let text = toml::to_string(&StoreConfig::default()).expect("serialisable");
         assert_eq!(StoreConfig::from_toml(&text).expect("sound"), StoreConfig::default());
+    }
+
+    #[test]
+    fn sizes_survive_toml_to_the_byte() {
+        for (bytes, text) in [
+            (1_000_000, "max_proposal_size = \"1000000 B\""),
+            (1_048_577, "max_proposal_size = \"1048577 B\""),
+            (3 << 10, "max_proposal_size = \"3 KiB\""),
+            (8 << 20, "max_proposal_size = \"8 MiB\""),
+        ] {
+            let mut config = StoreConfig::default();
+            config.raft.max_proposal_size = ByteSize(bytes);
+            config.log.compression_threshold = ByteSize(u64::MAX - bytes);
+            let written = toml::to_string(&config).expect("serialisable");
+            assert!(written.contains(text), "{written}");
+            assert_eq!(StoreConfig::from_toml(&written).expect("sound"), config);
+        }
+    }
+
+    #[test]
+    fn ticks_beyond_all_bounds_are_refused_like_others() {
+        for spoil in [
+            |raft: &mut RaftSettings| raft.election_ticks = usize::MAX,
+            |raft: &mut RaftSettings| raft.heartbeat_ticks = usize::MAX,
+        ] {
+            let mut config = StoreConfig::default();
+            spoil(&mut config.raft);
+            let error = config.validate().expect_err("out of range").to_string();
+            assert!(error.contains("_ticks is 18446744073709551615, allowed is"), "{error}");
+        }
     }
 
     #[test]

@@ -82,7 +82,8 @@ impl Command {
     /// Reads a committed entry.
     ///
     /// # Errors
-    /// If the entry is of a type, format or kind unknown here, or its header or payload is cut.
+    /// If the entry is of a type, format or kind unknown here, has a field unknown here, or its
+    /// header or payload is cut.
     pub fn decode(region_id: RegionId, entry: &Entry) -> Result<Command, CommandError> {
         decode(entry).map_err(|cause| CommandError {
             region_id,
@@ -93,7 +94,16 @@ impl Command {
     }
 }
 
+/// Whether the entry says something that this version cannot read. A later one may have put it there
+/// to change what the entry means; and its bytes are kept, but counted nowhere.
+pub(crate) fn has_unknown_fields(entry: &Entry) -> bool {
+    entry.unknown_fields.fields.as_ref().is_some_and(|fields| !fields.is_empty())
+}
+
 fn decode(entry: &Entry) -> Result<Command, &'static str> {
+    if has_unknown_fields(entry) {
+        return Err("it has a field that is not known here");
+    }
     if entry.get_entry_type() != EntryType::EntryNormal {
         return Err("its entry type is not supported");
     }
@@ -235,6 +245,15 @@ mod tests {
         let epoch = RegionEpoch { conf_ver: 1, version: 1 };
         let entry = HeaderCache::default().user_entry(epoch, Bytes::new());
         assert!(matches!(Command::decode(REGION, &entry), Ok(Command::User { .. })));
+    }
+
+    #[test]
+    fn an_entry_with_a_field_unknown_here_is_not_understood() {
+        let mut entry = HeaderCache::default().user_entry(RegionEpoch::default(), "put".into());
+        assert!(Command::decode(REGION, &entry).is_ok());
+        entry.unknown_fields.add_varint(100, 7);
+        let error = Command::decode(REGION, &entry).unwrap_err();
+        assert_eq!(error.cause, "it has a field that is not known here");
     }
 
     #[test]

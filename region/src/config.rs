@@ -100,7 +100,7 @@ impl RegionConfig {
             (
                 "election_ticks",
                 self.election_ticks as u64,
-                2 * self.heartbeat_ticks as u64 + 1,
+                (self.heartbeat_ticks as u64).saturating_mul(2).saturating_add(1),
                 10_000,
             ),
             (

@@ -133,6 +133,40 @@ mod tests {
     }
 
     #[test]
+    fn groups_within_groups_are_refused_before_they_fill_the_stack() {
+        // RUSTSEC-2024-0437. Groups of the unknown field 100, each within the one before.
+        let nested = |depth: usize| {
+            let (open, close) = ([0xa3, 0x06], [0xa4, 0x06]);
+            [open.repeat(depth), close.repeat(depth)].concat()
+        };
+        for depth in [2, 200, 1 << 20] {
+            let bytes = nested(depth);
+            assert!(Envelope::decode(&Bytes::from(bytes.clone())).is_err(), "{depth}");
+            // In the message, and in an entry of it.
+            let mut header =
+                proto::Envelope { message: bytes.clone().into(), ..Default::default() };
+            let written = Bytes::from(header.write_to_bytes().unwrap());
+            assert!(Envelope::decode(&written).is_err(), "{depth}");
+            let mut entries = vec![7 << 3 | 2];
+            let mut buffer = BytesMut::new();
+            put_varint(bytes.len() as u32, &mut buffer);
+            entries.extend_from_slice(&buffer);
+            entries.extend_from_slice(&bytes);
+            header.message = entries.into();
+            let written = Bytes::from(header.write_to_bytes().unwrap());
+            assert!(Envelope::decode(&written).is_err(), "{depth}");
+        }
+        // One alone is skipped, as it should be.
+        let within = envelope(0);
+        within.message.compute_size();
+        let mut bytes = within.encode().to_vec();
+        bytes.extend(nested(1));
+        let again = Envelope::decode(&Bytes::from(bytes)).unwrap();
+        again.message.compute_size();
+        assert_eq!(again, within);
+    }
+
+    #[test]
     fn cut_envelopes_are_errors() {
         let bytes = envelope(40).encode();
         for cut in 1..bytes.len() {

@@ -34,7 +34,7 @@
 
 use raft::eraftpb::{EntryType, Message, MessageType};
 
-use crate::command::MAX_HEADER_BYTES;
+use crate::command::{has_unknown_fields, MAX_HEADER_BYTES};
 use crate::config::{RegionConfig, MAX_COMMAND_BYTES};
 use crate::description::{Peer, RegionDescription};
 use crate::envelope::Envelope;
@@ -78,7 +78,7 @@ pub enum Rejection {
     /// message's.
     #[error("a number is out of range")]
     OutOfRange,
-    /// Entries with gaps, falling terms, unknown types, or where none belong.
+    /// Entries with gaps, falling terms, unknown types or fields, or where none belong.
     #[error("the entries are malformed")]
     MalformedEntries,
     /// More bytes than a sender of the same settings sends.
@@ -235,6 +235,7 @@ fn check_append(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
         let sound = entry.index == index
             && (term..=message.term).contains(&entry.term)
             && entry.get_entry_type() == EntryType::EntryNormal
+            && !has_unknown_fields(entry)
             && entry.context.len() <= MAX_HEADER_BYTES;
         if !sound || entry.index > MAX_NUMBER {
             return Err(Rejection::MalformedEntries);
@@ -402,6 +403,9 @@ mod tests {
         refused(malformed, append(), |e| e.message.entries[1].term = 8);
         refused(malformed, append(), |e| {
             e.message.entries[1].entry_type = EntryType::EntryConfChange;
+        });
+        refused(malformed, append(), |e| {
+            e.message.entries[1].unknown_fields.add_varint(100, 7);
         });
         refused(malformed, append(), |e| e.message.msg_type = MessageType::MsgHeartbeat);
         refused(Rejection::TooLarge, append(), |e| {

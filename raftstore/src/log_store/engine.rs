@@ -14,6 +14,7 @@ use super::{
     DamagedRegion, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion,
     MAX_REGION_ID,
 };
+use crate::config::exactly;
 use bytesize::ByteSize;
 use parking_lot::RwLock;
 use protobuf::Message;
@@ -48,10 +49,13 @@ const RECORD: u8 = b'r';
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
     /// The log begins to be purged beyond this size.
+    #[serde(serialize_with = "exactly")]
     pub purge_threshold: ByteSize,
     /// A log file is closed and the next begun at this size.
+    #[serde(serialize_with = "exactly")]
     pub target_file_size: ByteSize,
     /// Batches larger than this are compressed with LZ4; 0 never compresses.
+    #[serde(serialize_with = "exactly")]
     pub compression_threshold: ByteSize,
     /// Threads that read the log back at start.
     pub recovery_threads: usize,
