@@ -1,4 +1,33 @@
 //! Whole clusters of stores on one thread, from one seed.
+//!
+//! A [`Plan`] says what a cluster is made of and what happens to it when; a scenario and a seed make
+//! one ([`plan`]). [`run`] carries it out: real stores, driven by hand
+//! ([`DrivenStore`](raftstore::DrivenStore)), in simulated time. Every choice, which store goes next, which
+//! of its threads, how long a message takes, what a crash leaves on disk, is drawn from generators that
+//! the seed decides. So the same seed does the same thing on every machine, and a failure is replayed by
+//! its number.
+//!
+//! # Where things are
+//!
+//! | module | holds |
+//! |---|---|
+//! | `plan`, `scenarios` | what may happen, and which of it under which name |
+//! | `world`, `agenda` | what happens next, and then |
+//! | `lives`, `process` | how stores start, stop and crash |
+//! | `actions` | what the actions of a plan do |
+//! | `transport`, `network` | messages: checked as they leave, then late, lost, doubled, out of order |
+//! | [`disk`], `machine` | logs and state machines that lose what was not made durable |
+//! | `clients`, `operation` | what is asked for, and what became of it |
+//! | [`check`] | what must hold |
+//! | `finish` | the end: all faults stop, and everything must be served |
+//! | `campaign`, `minimize` | many seeds; from a failing plan to a small one |
+//!
+//! # Caveats
+//!
+//! * What only threads do to each other is not seen here: `batch-system` has its models for that.
+//! * A step of a thread is one event. It can be cut short by a crash, at each call to log, state machine
+//!   and transport, but no other thread of its store runs in the middle of it.
+//! * A write that is slow or hangs begins late; it is not half done meanwhile.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
