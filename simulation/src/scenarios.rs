@@ -8,7 +8,7 @@ const MS: u64 = 1000;
 const SECOND: u64 = 1_000_000;
 
 /// How long faults and load go on.
-const DURATION_US: u64 = 50 * SECOND;
+const DURATION_US: u64 = 54 * SECOND;
 
 /// A scenario.
 #[derive(Clone, Copy, Debug)]
@@ -393,7 +393,9 @@ fn trouble(plan: &mut Plan, random: &mut Random, kinds: &[FaultKind]) {
     };
     let mut at_us = random.within(0..2 * gap_us);
     while at_us < plan.duration_us {
-        if !kinds.is_empty() {
+        // Storms with calms between them: what never gets anywhere has nothing to lose.
+        let calm = at_us % (4 * election_us) >= 5 * election_us / 2;
+        if !kinds.is_empty() && !calm {
             let kind = *random.pick(kinds);
             if let Some(action) = action(kind, &plan.cluster, random) {
                 act(plan, at_us, action);
