@@ -139,8 +139,8 @@ fn one(campaign: &Campaign<'_>, seed: u64) -> (&'static str, Outcome) {
 }
 
 fn summarise(campaign: &Campaign<'_>, outcomes: &BTreeMap<u64, (&'static str, Outcome)>) -> Report {
-    let mut report =
-        Report { first_seed: campaign.first_seed, seeds: campaign.seeds, ..Report::default() };
+    let seeds = outcomes.len() as u64;
+    let mut report = Report { first_seed: campaign.first_seed, seeds, ..Report::default() };
     let (mut hash, mut simulated_us, mut took_us) = (0u64, 0, 0);
     for (seed, (scenario, outcome)) in outcomes {
         let figures = &outcome.figures;
