@@ -37,6 +37,8 @@ pub(crate) struct Record {
     pub outcome: Outcome,
     /// How often its callback ran while the store lived.
     pub answers: u32,
+    /// Why it must be refused, if it must.
+    pub doomed: Option<&'static str>,
     /// Whether its store has ended without an answer, as far as anybody can tell.
     pub orphaned: bool,
 }
@@ -190,6 +192,7 @@ impl Clients {
             at,
             outcome: Outcome::Pending,
             answers: 0,
+            doomed: None,
             orphaned: false,
         });
         number
@@ -205,9 +208,14 @@ impl Clients {
             return;
         };
         let ballast = self.ballast();
-        let mut write = Write::new(record.operation.encode(ballast));
+        let encoded = record.operation.encode(ballast);
+        if encoded.len() as u64 > MAX_PROPOSAL_BYTES {
+            self.records[number as usize].doomed = Some("too large");
+        }
+        let mut write = Write::new(encoded);
         if record.client != NOBODY && self.random.chance(self.load.wrong_epoch_pm) {
             self.fired.note(FaultKind::WrongEpoch);
+            self.records[number as usize].doomed = Some("of a wrong epoch");
             write = write.at_epoch(RegionEpoch { conf_ver: 1, version: 2 });
         }
         let (inbox, life) = (self.inbox.clone(), running.life.clone());
@@ -264,6 +272,10 @@ impl Clients {
         let (region, store, client) = (record.region, record.store, record.client);
         let error = match answer {
             Ok(response) => {
+                if let Some(why) = record.doomed {
+                    let text = format!("an operation {why} has happened: {record:?}");
+                    ledger.violate("what must be refused is refused", text);
+                }
                 let (index, term) = (response.index.get(), response.term.get());
                 match decode_output(&response.value) {
                     Some(output) => record.outcome = Outcome::Done { at, term, index, output },

@@ -7,7 +7,7 @@ use crate::check::{
 use crate::clients::PROBE_KEY;
 use crate::plan::Action;
 use crate::world::World;
-use raftstore::{Index, RegionId};
+use raftstore::{Index, RegionId, RegionStatus};
 
 /// Logs that are allowed more entries are not filled up to see them cut.
 const MOST_ENTRIES: u64 = 100;
@@ -33,6 +33,10 @@ impl World {
         }
         if !self.cut_logs() {
             return self.violation_or("logs are cut", "a log is longer than twice its limit");
+        }
+        if !self.wait(patience_us(election_us), World::nothing_is_half_done) {
+            let text = self.describe_regions();
+            return self.violation_or("nothing is left half done", &text);
         }
         self.leave();
         self.judge();
@@ -173,6 +177,38 @@ impl World {
             }
         }
         false
+    }
+
+    /// Whether every region has persisted, committed and applied all of its log, and knows it.
+    fn nothing_is_half_done(&mut self) -> bool {
+        self.statuses().iter().all(|(_, status)| {
+            let at_rest = [status.applied, status.emitted, status.committed, status.persisted];
+            at_rest.iter().all(|index| *index == status.last)
+                && status.pending_proposals == 0
+                && status.unapplied_bytes == 0
+        })
+    }
+
+    /// How all regions stand on all stores.
+    fn statuses(&mut self) -> Vec<(u64, RegionStatus)> {
+        let mut statuses = Vec::new();
+        for region in 1..=self.plan.cluster.regions {
+            for store in self.plan.cluster.stores_of(region) {
+                if let Some(running) = &mut self.process(store).running {
+                    let status = running.store.region_status(RegionId::new(region));
+                    statuses.extend(status.map(|status| (store, status)));
+                }
+                // It has had a turn, in which it may have done something.
+                self.settle(store);
+            }
+        }
+        statuses
+    }
+
+    fn describe_regions(&mut self) -> String {
+        let lines = self.statuses();
+        let lines = lines.iter().map(|(store, status)| format!("store {store}: {status:?}"));
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     fn logs_are_short(&mut self) -> bool {
