@@ -127,9 +127,15 @@ impl Region {
     pub fn step(&mut self, envelope: Box<Envelope>) -> Result<(), Rejection> {
         self.life.check()?;
         guard::check(&self.view(), &envelope)?;
+        let message = envelope.message;
+        let from = message.from;
+        let rejected = message.reject && message.get_msg_type() == MessageType::MsgAppendResponse;
         // The only error is "no such peer", which the guard has excluded.
-        let stepped = self.raw.step(envelope.message);
+        let stepped = self.raw.step(message);
         debug_assert!(stepped.is_ok(), "{stepped:?}");
+        if rejected {
+            self.keep_next_behind_match(from);
+        }
         self.settle();
         if self.is_leader() {
             self.trim();
@@ -531,6 +537,15 @@ impl Region {
         self.raw.raft.step(message).ok()?;
         debug_assert_eq!(self.last_index().get(), before.get() + count);
         Some(before.next())
+    }
+
+    /// A late or doubled rejection makes raft-rs 0.7 go back to before what the peer has persisted
+    /// (etcd's raft has been mended there). The log may be cut up to there, and then nothing but a
+    /// snapshot could help a peer that lacks nothing.
+    fn keep_next_behind_match(&mut self, peer: u64) {
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(peer) {
+            progress.next_idx = progress.next_idx.max(progress.matched + 1);
+        }
     }
 
     /// A leader's tick, before raft-rs's own: what it does now and then.

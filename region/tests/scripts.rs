@@ -149,6 +149,8 @@ impl Script {
             index: args.lookup_parse("index")?.unwrap_or(0),
             log_term: args.lookup_parse("log_term")?.unwrap_or(0),
             commit: args.lookup_parse("commit")?.unwrap_or(0),
+            reject: args.lookup_parse("reject")?.unwrap_or(false),
+            reject_hint: args.lookup_parse("hint")?.unwrap_or(0),
             ..Message::default()
         };
         let peer = |id| Peer::voter(PeerId::new(id), StoreId::new(id));
@@ -340,6 +342,7 @@ scripts! {
     failed_read_quarantines_the_region
     idle_region_keeps_no_entries
     lagging_follower_served_from_log
+    late_rejection_does_not_need_what_is_cut
     leader_steps_down_without_quorum
     lone_voter_holds_messages_until_term_is_durable
     many_proposals_one_append

@@ -257,8 +257,10 @@ fn themed(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
 }
 
 fn overload(_: &Scenario, random: &mut Random) -> Plan {
-    let mut plan = themed(random, &[LOADS, &[FaultKind::Crash]]);
+    let mut plan = themed(random, &[&[FaultKind::MailboxOverflow, FaultKind::MailboxOverflow]]);
     plan.cluster.mailbox_capacity = 32;
+    plan.cluster.message_budget = *random.pick(&[1, 8]);
+    plan.cluster.regions = random.within(1..4);
     plan.load.big_pm = 50;
     plan.load.wrong_epoch_pm = 20;
     plan.load.hot_pm = 800;
@@ -397,7 +399,15 @@ fn trouble(plan: &mut Plan, random: &mut Random, kinds: &[FaultKind]) {
         let calm = at_us % (4 * election_us) >= 5 * election_us / 2;
         if !kinds.is_empty() && !calm {
             let kind = *random.pick(kinds);
-            if let Some(action) = action(kind, &plan.cluster, random) {
+            let action = action(kind, &plan.cluster, random);
+            if let Some(Action::Burst { store, .. }) = action {
+                // A store that stands still finds its mailboxes full when it goes on.
+                let for_us = random.within(20..300) * MS;
+                if random.chance(500) {
+                    act(plan, at_us, Action::Pause { store, for_us });
+                }
+            }
+            if let Some(action) = action {
                 act(plan, at_us, action);
             }
         }
