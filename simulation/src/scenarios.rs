@@ -257,13 +257,15 @@ fn themed(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
 }
 
 fn overload(_: &Scenario, random: &mut Random) -> Plan {
-    let mut plan = themed(random, &[&[FaultKind::MailboxOverflow, FaultKind::MailboxOverflow]]);
-    plan.cluster.mailbox_capacity = 32;
-    plan.cluster.message_budget = *random.pick(&[1, 8]);
-    plan.cluster.regions = random.within(1..4);
-    plan.load.big_pm = 50;
-    plan.load.wrong_epoch_pm = 20;
-    plan.load.hot_pm = 800;
+    let (mut cluster, mut load) = (cluster(random, 3), load(random));
+    cluster.regions = random.within(1..4);
+    cluster.mailbox_capacity = 32;
+    cluster.message_budget = *random.pick(&[1, 8]);
+    load.big_pm = 50;
+    load.wrong_epoch_pm = 20;
+    load.hot_pm = 800;
+    let mut plan = calm(cluster, load);
+    trouble(&mut plan, random, &[FaultKind::MailboxOverflow, FaultKind::BigValue]);
     plan
 }
 
@@ -482,6 +484,15 @@ mod tests {
             assert!(SCENARIOS[..at].iter().all(|other| other.name != scenario.name));
             assert_eq!(plan(7, Some(scenario)), plan(7, Some(scenario)));
             assert_ne!(plan(7, Some(scenario)), plan(8, Some(scenario)));
+        }
+    }
+
+    #[test]
+    fn plans_are_sound() {
+        for scenario in SCENARIOS {
+            for seed in 0..50 {
+                assert_eq!(plan(seed, Some(scenario)).validate(), Ok(()), "{}", scenario.name);
+            }
         }
     }
 
