@@ -170,7 +170,7 @@ impl DrivenStore {
         let message = RegionMessage::Status(Box::new(move |status| *answer.lock() = Some(status)));
         self.driver.router().send(region.get(), message).ok()?;
         for _ in 0..STATUS_ROUNDS {
-            self.driver.run_one(0, region.get());
+            self.run_region(0, region);
             if let Some(status) = found.lock().take() {
                 return Some(status);
             }

@@ -12,6 +12,9 @@ use raftstore::{Index, RegionId, RegionStatus};
 /// Logs that are allowed more entries are not filled up to see them cut.
 const MOST_ENTRIES: u64 = 100;
 
+/// Bursts to all regions at once, after each of which everything must come to rest.
+const LAST_BURSTS: usize = 4;
+
 impl World {
     /// Ends all faults and the load, and sees to it that everything is served again within a time, all
     /// replicas are equal, logs are short, nobody waits, and nothing is left behind.
@@ -34,9 +37,16 @@ impl World {
         if !self.cut_logs() {
             return self.violation_or("logs are cut", "a log is longer than twice its limit");
         }
-        if !self.wait(patience_us(election_us), World::nothing_is_half_done) {
-            let text = self.describe_regions();
-            return self.violation_or("nothing is left half done", &text);
+        for _ in 0..LAST_BURSTS {
+            for region in 1..=self.plan.cluster.regions {
+                let store = self.clients.leader(region);
+                self.act(&Action::Burst { store, region, count: 3 });
+            }
+            let at_rest = |world: &mut World| world.nobody_waits() && world.nothing_is_half_done();
+            if !self.wait(patience_us(election_us), at_rest) {
+                let text = self.describe_regions();
+                return self.violation_or("nothing is left half done", &text);
+            }
         }
         self.leave();
         self.judge();

@@ -143,7 +143,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "alone",
         about: "one store alone, which crashes and fails",
-        share: 3,
+        share: 8,
         promises: &[],
         build: alone,
     },
