@@ -497,8 +497,10 @@ impl Region {
             term: self.raw.raft.term,
             leading: self.is_leader(),
             last_index: self.last_index().get(),
+            // With what has come in since the last Ready.
             backlog: self.applying.is_full()
-                || self.raw.store().cached_bytes() > self.config.max_unapplied_bytes,
+                || self.raw.store().cached_bytes() + self.raw.raft.raft_log.unstable.entries_size
+                    > self.config.max_unapplied_bytes,
         }
     }
 

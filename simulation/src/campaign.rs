@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 /// A seed whose clients did less than this shows nothing.
-const LEAST_DONE: u64 = 10;
+pub const LEAST_DONE: u64 = 10;
 
 /// Of so many seeds, every promised kind of fault strikes once at least.
 const SEEDS_FOR_A_FAULT: u64 = 20;
@@ -108,7 +108,7 @@ pub fn conduct(campaign: &Campaign<'_>, progress: impl Fn(u64, u64) + Sync) -> R
                 if number >= campaign.seeds || enough {
                     return;
                 }
-                let seed = campaign.first_seed + number;
+                let seed = campaign.first_seed.wrapping_add(number);
                 let (scenario, outcome) = one(campaign, seed);
                 failed.fetch_add(u64::from(outcome.violation.is_some()), Ordering::Relaxed);
                 let mut outcomes = outcomes.lock().expect("nobody panics with it");
@@ -171,7 +171,7 @@ fn summarise(campaign: &Campaign<'_>, outcomes: &BTreeMap<u64, (&'static str, Ou
 
 /// Promised kinds of fault that struck too rarely.
 fn missing_faults(campaign: &Campaign<'_>, report: &Report) -> Vec<String> {
-    let floor = campaign.seeds / SEEDS_FOR_A_FAULT;
+    let floor = report.seeds / SEEDS_FOR_A_FAULT;
     let promised: Vec<FaultKind> = match campaign.scenario {
         Some(scenario) => scenario.promises.to_vec(),
         None => FaultKind::ALL.to_vec(),

@@ -55,7 +55,7 @@ mod trace;
 mod transport;
 mod world;
 
-pub use campaign::{conduct, Campaign, Failure, Report};
+pub use campaign::{conduct, Campaign, Failure, Report, LEAST_DONE};
 pub use faults::{FaultKind, Fired};
 pub use minimize::minimize;
 pub use plan::{Action, ClusterPlan, LoadPlan, LogKind, NetworkPlan, Plan, Timed};

@@ -4,14 +4,23 @@
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use simulation::{conduct, find, minimize, run, Campaign, FaultKind, Plan, Report, SCENARIOS};
-use std::io::IsTerminal;
+use simulation::{
+    conduct, find, minimize, run, Campaign, FaultKind, Plan, Report, LEAST_DONE, SCENARIOS,
+};
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 // Millions of short-lived messages; and memory comes back between seeds.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Prints a line. Who has closed the pipe does not want to know more.
+macro_rules! say {
+    ($($arguments:tt)*) => {
+        drop(writeln!(std::io::stdout(), $($arguments)*))
+    };
+}
 
 /// Failing seeds that are told at length.
 const TOLD_FAILURES: usize = 10;
@@ -46,16 +55,16 @@ struct Options {
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "plan.json")]
     minimize: Option<PathBuf>,
     /// Run each seed twice and compare
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["seed", "plan"])]
     twice: bool,
     /// Begin no further seed once one has failed
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["seed", "plan"])]
     until_failure: bool,
     /// Threads; one for each core otherwise
-    #[arg(long)]
-    jobs: Option<usize>,
+    #[arg(long, conflicts_with_all = ["seed", "plan"], value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
     /// Write the figures to this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "plan"])]
     json: Option<PathBuf>,
     /// List the scenarios
     #[arg(long)]
@@ -83,13 +92,13 @@ fn main() -> ExitCode {
 fn start(options: &Options) -> Result<ExitCode, String> {
     if options.list {
         for scenario in SCENARIOS {
-            println!("{:14} {}", scenario.name, scenario.about);
+            say!("{:14} {}", scenario.name, scenario.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
     if options.list_faults {
         for kind in FaultKind::ALL {
-            println!("{:20} {}", format!("{kind:?}"), kind.describe());
+            say!("{:20} {}", format!("{kind:?}"), kind.describe());
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -121,7 +130,7 @@ fn start(options: &Options) -> Result<ExitCode, String> {
                     first_seed: options.first_seed,
                     seeds: options.seeds,
                     scenario,
-                    jobs: options.jobs.unwrap_or_else(cores),
+                    jobs: options.jobs.map_or_else(cores, usize::from),
                     twice: options.twice,
                     until_failure: options.until_failure,
                 },
@@ -133,7 +142,7 @@ fn start(options: &Options) -> Result<ExitCode, String> {
 fn run_one(options: &Options, plan: &Plan) -> Result<ExitCode, String> {
     let outcome = run(plan, options.trace);
     let figures = &outcome.figures;
-    println!(
+    say!(
         "seed {}, scenario {}: {:.1} s simulated in {} ms, {} of {} operations done, trace {:016x}",
         plan.seed,
         plan.scenario,
@@ -144,21 +153,28 @@ fn run_one(options: &Options, plan: &Plan) -> Result<ExitCode, String> {
         figures.hash
     );
     let Some(violation) = outcome.violation else {
-        println!("no rule was broken");
+        if options.minimize.is_some() {
+            say!("there is nothing to shrink");
+        }
+        if figures.done < LEAST_DONE {
+            say!("VOID: so few operations show nothing");
+            return Ok(ExitCode::from(3));
+        }
+        say!("no rule was broken");
         return Ok(ExitCode::SUCCESS);
     };
-    println!("BROKEN: {}\n{}", violation.rule, violation.text);
+    say!("BROKEN: {}\n{}", violation.rule, violation.text);
     if let Some(path) = &options.minimize {
-        println!("shrinking a plan of {} actions", plan.actions.len());
+        say!("shrinking a plan of {} actions", plan.actions.len());
         let smallest = minimize(plan, violation.rule, |plan| {
             eprintln!("{} actions, {} s", plan.actions.len(), plan.duration_us / 1_000_000);
         });
         let text = serde_json::to_string_pretty(&smallest).map_err(|error| error.to_string())?;
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
         for timed in &smallest.actions {
-            println!("{:10.6} {:?}", timed.at_us as f64 / 1e6, timed.action);
+            say!("{:10.6} {:?}", timed.at_us as f64 / 1e6, timed.action);
         }
-        println!("cargo run --release -p simulation -- --plan {} --trace", path.display());
+        say!("cargo run --release -p simulation -- --plan {} --trace", path.display());
     }
     Ok(ExitCode::FAILURE)
 }
@@ -167,11 +183,20 @@ fn run_many(options: &Options, campaign: &Campaign<'_>) -> Result<ExitCode, Stri
     if campaign.seeds == 0 {
         return Err("--seeds is 0, allowed is 1 and more".to_owned());
     }
+    if campaign.first_seed.checked_add(campaign.seeds).is_none() {
+        return Err("--first-seed and --seeds go beyond the last seed there is".to_owned());
+    }
+    if let Some(path) = &options.json {
+        // Before hours are spent on what cannot be written.
+        let created = std::fs::File::create(path);
+        created.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     let bar = match std::io::stderr().is_terminal() {
         true => ProgressBar::new(campaign.seeds),
         false => ProgressBar::hidden(),
     };
     let template = "{wide_bar} {pos}/{len} seeds, {msg} failed, {eta} left";
+    bar.set_message("0");
     bar.set_style(ProgressStyle::with_template(template).expect("a sound template"));
     let report = conduct(campaign, |done, failed| {
         bar.set_position(done);
@@ -191,7 +216,7 @@ fn run_many(options: &Options, campaign: &Campaign<'_>) -> Result<ExitCode, Stri
 }
 
 fn tell(report: &Report, scenario: Option<&str>) {
-    println!(
+    say!(
         "{} seeds from {}: {:.1} h simulated in {:.0} s, {:.0} times real time on a core",
         report.seeds,
         report.first_seed,
@@ -199,7 +224,7 @@ fn tell(report: &Report, scenario: Option<&str>) {
         report.took_seconds,
         report.times_real_time
     );
-    println!(
+    say!(
         "{} operations, {} done, {} answers explained by the log; {} registers searched, {} too long",
         report.operations,
         report.done,
@@ -207,20 +232,15 @@ fn tell(report: &Report, scenario: Option<&str>) {
         report.registers,
         report.registers_too_long
     );
-    println!("traces {}", report.hash);
-    println!("\nfaults that struck");
-    for kind in FaultKind::ALL {
-        println!(
-            "{:>10}  {:19} {}",
-            report.fired.count(kind),
-            format!("{kind:?}"),
-            kind.describe()
-        );
+    say!("traces {}", report.hash);
+    say!("\nfaults that struck");
+    for kind in FaultKind::ALL.into_iter().filter(|kind| report.fired.count(*kind) > 0) {
+        say!("{:>10}  {:19} {}", report.fired.count(kind), format!("{kind:?}"), kind.describe());
     }
-    println!();
+    say!();
     for failure in report.failures.iter().take(TOLD_FAILURES) {
         let scenario = scenario.map_or_else(String::new, |name| format!(" --scenario {name}"));
-        println!(
+        say!(
             "FAILED: seed {} ({}): {}\n  {}\n  cargo run --release -p simulation -- --seed {}{scenario} --trace",
             failure.seed,
             failure.scenario,
@@ -230,14 +250,14 @@ fn tell(report: &Report, scenario: Option<&str>) {
         );
     }
     if report.failures.len() > TOLD_FAILURES {
-        println!("and {} more", report.failures.len() - TOLD_FAILURES);
+        say!("and {} more", report.failures.len() - TOLD_FAILURES);
     }
     for reason in report.void.iter().take(TOLD_FAILURES) {
-        println!("VOID: {reason}");
+        say!("VOID: {reason}");
     }
     match (report.failures.len(), report.void.is_empty()) {
-        (0, true) => println!("no rule was broken"),
-        (0, false) => println!("the run shows nothing"),
-        (failed, _) => println!("{failed} of {} seeds failed", report.seeds),
+        (0, true) => say!("no rule was broken"),
+        (0, false) => say!("the run shows nothing"),
+        (failed, _) => say!("{failed} of {} seeds failed", report.seeds),
     }
 }

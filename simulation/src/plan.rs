@@ -263,7 +263,20 @@ impl Plan {
             ("cluster.regions", cluster.regions, 1, 1000),
             ("cluster.replicas", cluster.replicas, 1, cluster.stores),
             ("cluster.pollers", cluster.pollers as u64, 1, 8),
+            ("cluster.log_writers", cluster.log_writers as u64, 0, 16),
+            ("cluster.apply_pollers", cluster.apply_pollers as u64, 0, 64),
             ("cluster.tick_ms", cluster.tick_ms, 5, 60_000),
+            ("cluster.election_ticks", cluster.election_ticks as u64, 4, 1000),
+            ("cluster.batch_size", cluster.batch_size as u64, 1, 4096),
+            ("cluster.message_budget", cluster.message_budget as u64, 1, 65_536),
+            ("cluster.mailbox_capacity", cluster.mailbox_capacity as u64, 16, 1 << 20),
+            ("cluster.compact_after_entries", cluster.compact_after_entries, 1, 1 << 40),
+            ("network.delay_us", self.network.delay_us.1, self.network.delay_us.0, 60_000_000),
+            ("network.drop_pm", self.network.drop_pm, 0, 1000),
+            ("network.duplicate_pm", self.network.duplicate_pm, 0, 1000),
+            ("network.straggler_pm", self.network.straggler_pm, 0, 1000),
+            ("load.think_us", self.load.think_us.1, self.load.think_us.0, 3_600_000_000),
+            ("load.patience_us", self.load.patience_us, 1, 3_600_000_000),
             ("load.clients", self.load.clients, 1, 1000),
             ("load.keys", self.load.keys, 1, 900),
             ("duration_us", self.duration_us, 1, 3_600_000_000),
@@ -273,9 +286,16 @@ impl Plan {
                 return Err(format!("{name} is {value}, allowed is {min} to {max}"));
             }
         }
-        for Timed { action, .. } in &self.actions {
+        for Timed { at_us, action } in &self.actions {
+            if *at_us > self.duration_us || action.lasts_us() > Some(3_600_000_000) {
+                return Err(format!("{action:?} at {at_us} begins or ends after the run"));
+            }
+            if matches!(action, Action::Burst { count, .. } if *count > 100_000) {
+                return Err(format!("{action:?} has too many proposals, allowed are 100,000"));
+            }
             let store_is_there = |store: u64| (1..=cluster.stores).contains(&store);
-            let region_is_there = action.region().is_none_or(|region| region <= cluster.regions);
+            let region_is_there =
+                action.region().is_none_or(|region| (1..=cluster.regions).contains(&region));
             if !action.stores().into_iter().all(store_is_there) || !region_is_there {
                 return Err(format!("{action:?} names a store or region that is not there"));
             }

@@ -1,6 +1,7 @@
 //! What happened, as a hash that two runs of a seed must agree on, and as lines to read.
 
 use std::hash::{Hash, Hasher};
+use std::io::Write;
 
 /// One thing that happened. Numbers only, so that it can be hashed the same everywhere.
 #[derive(Clone, Debug, Hash)]
@@ -21,7 +22,7 @@ pub(crate) enum Event {
     /// How a region stood after its turn.
     Stands { role: u64, term: u64, committed: u64, applied: u64, last: u64 },
     /// A message left.
-    Sent { to: u64, kind: i32, term: u64, index: u64, commit: u64, entries: usize },
+    Sent { to: u64, kind: i32, term: u64, index: u64, commit: u64, entries: usize, reject: bool },
     /// Messages arrived.
     Delivered { from: u64, messages: usize },
     /// A batch of the log was written.
@@ -59,7 +60,9 @@ impl Trace {
             let (seconds, rest) = (now_us / 1_000_000, now_us % 1_000_000);
             let store = if store == 0 { "--".to_owned() } else { format!("s{store}") };
             let region = if region == 0 { "--".to_owned() } else { format!("r{region}") };
-            println!("{seconds:4}.{rest:06} {store:>3} {region:>4} {event:?}");
+            let line = format!("{seconds:4}.{rest:06} {store:>3} {region:>4} {event:?}");
+            // Who has closed the pipe does not want to know more.
+            self.print = writeln!(std::io::stdout(), "{line}").is_ok();
         }
     }
 

@@ -319,6 +319,7 @@ impl World {
                     index: message.index,
                     commit: message.commit,
                     entries: message.entries.len(),
+                    reject: message.reject,
                 };
                 self.trace.record(now_us, packet.from, envelope.region_id.get(), &sent);
             }
