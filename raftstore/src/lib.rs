@@ -44,8 +44,8 @@ pub use log_store::{
     RaftEngineLogStore, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
 };
 pub use state_machine::{
-    Command, MapCommand, MapCommandError, OrderedMap, RegionCommands, StateMachine,
-    StateMachineError,
+    Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSplit,
+    SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
 };
 pub use store::Store;
 pub use transport::{InProcessTransport, Transport};

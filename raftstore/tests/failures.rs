@@ -9,8 +9,8 @@ use raft::eraftpb::{Entry, HardState};
 use raftstore::{
     AppliedState, Envelope, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
     LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, RegionCommands, RegionId,
-    RegionWrite, StateMachine, StateMachineError, Store, StoreFailure, StoreId, Stored, Term,
-    Transport,
+    RegionSplit, RegionWrite, SnapshotSource, StateMachine, StateMachineError, Store, StoreFailure,
+    StoreId, Stored, Term, Transport,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -187,6 +187,26 @@ impl StateMachine for Fragile {
 
     fn durable_index(&self, region: RegionId) -> Index {
         self.map.durable_index(region)
+    }
+
+    fn split(&self, split: &RegionSplit) -> Result<(), StateMachineError> {
+        self.map.split(split)
+    }
+
+    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
+        self.map.snapshot(region)
+    }
+
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+        self.map.install(snapshot)
+    }
+
+    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
+        self.map.destroy(region)
+    }
+
+    fn flush(&self) -> Result<(), StateMachineError> {
+        self.map.flush()
     }
 }
 

@@ -12,18 +12,20 @@ use crate::operation::{encode_output, Operation};
 use crate::random::Random;
 use parking_lot::Mutex;
 use raftstore::{
-    AppliedState, Command, Index, PeerRole, RegionCommands, RegionId, StateMachine,
-    StateMachineError,
+    AppliedState, Bytes, Command, Index, PeerRole, Pieces, RegionCommands, RegionDescription,
+    RegionId, RegionSplit, SnapshotSource, StateMachine, StateMachineError,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What was there before a step.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Undo {
     applied: Option<AppliedState>,
     /// In the order of the changes.
     registers: Vec<(u64, Option<u64>)>,
+    /// Regions that came from this one in this step.
+    children: Vec<RegionId>,
 }
 
 #[derive(Debug, Default)]
@@ -56,21 +58,34 @@ impl MachineState {
 
     /// The process has ended at once: each region keeps a part of its steps since the last flush.
     pub(crate) fn crash(&mut self, random: &mut Random, fired: &mut Fired) {
-        for region in self.regions.values_mut() {
+        // Parents come before what is split off them.
+        let ids: Vec<RegionId> = self.regions.keys().copied().collect();
+        for id in ids {
+            let Some(region) = self.regions.get_mut(&id) else { continue };
             let kept = random.index(region.undo.len() + 1);
             if kept < region.undo.len() {
                 fired.note(FaultKind::UnflushedLost);
             }
+            let mut unborn = Vec::new();
             for undo in region.undo.drain(kept..).rev() {
                 for (key, register) in undo.registers.into_iter().rev() {
                     set(&mut region.registers, key, register);
                 }
                 region.applied = undo.applied;
+                unborn.extend(undo.children);
             }
             // What has survived the crash is on disk.
             region.undo.clear();
             region.flushed = applied_index(region);
+            unborn.into_iter().for_each(|child| self.forget(child));
         }
+    }
+
+    /// A region, and all that was split off it since the last flush, has never been.
+    fn forget(&mut self, id: RegionId) {
+        let Some(region) = self.regions.remove(&id) else { return };
+        let children = region.undo.into_iter().flat_map(|undo| undo.children);
+        children.for_each(|child| self.forget(child));
     }
 
     /// What a region's registers hold, and up to where that is applied.
@@ -84,6 +99,13 @@ impl MachineState {
 
 fn applied_index(region: &RegionState) -> Index {
     region.applied.as_ref().map_or_else(Index::default, |applied| applied.index)
+}
+
+/// The key of a register, as ranges of regions know it: the number of the table that all registers of a
+/// region belong to, and the register's own.
+pub(crate) fn register_key(range: &RegionDescription, key: u64) -> Vec<u8> {
+    let table = range.start_key.get(..8).unwrap_or_default();
+    [table, &key.to_be_bytes()].concat()
 }
 
 fn set(registers: &mut BTreeMap<u64, u64>, key: u64, register: Option<u64>) {
@@ -124,7 +146,7 @@ impl SimMachine {
             );
             self.ledger.lock().violate("applied goes forward", text);
         }
-        let mut undo = Undo { applied: state.applied.clone(), registers: Vec::new() };
+        let mut undo = Undo { applied: state.applied.clone(), ..Undo::default() };
         let mut last = before;
         for command in &mut batch.commands {
             if command.index <= last || command.index > batch.applied.index {
@@ -181,6 +203,14 @@ impl SimMachine {
         }
     }
 
+    /// The process calls its state machine, and may die of it.
+    fn call(&self) -> Result<(), StateMachineError> {
+        match self.life.call() {
+            true => Ok(()),
+            false => Err(StateMachineError("the process is gone".to_owned())),
+        }
+    }
+
     /// On how many stores an entry is durable.
     fn durable_on(&self, stores: &[u64], region: RegionId, index: u64, term: u64) -> usize {
         let holds = |store: &&u64| {
@@ -196,9 +226,7 @@ impl StateMachine for SimMachine {
         let mut state = self.state.lock();
         for region in batch {
             // A crash falls between two regions: each changes in one step.
-            if !self.life.call() {
-                return Err(StateMachineError("the process is gone".to_owned()));
-            }
+            self.call()?;
             self.apply_region(state.regions.entry(region.region_id).or_default(), region);
         }
         Ok(())
@@ -211,13 +239,91 @@ impl StateMachine for SimMachine {
     fn durable_index(&self, region: RegionId) -> Index {
         self.state.lock().regions.get(&region).map_or_else(Index::default, |region| region.flushed)
     }
+
+    fn split(&self, split: &RegionSplit) -> Result<(), StateMachineError> {
+        self.call()?;
+        let mut state = self.state.lock();
+        let parent = state.regions.entry(split.parent.description.id).or_default();
+        let mut undo = Undo { applied: parent.applied.clone(), ..Undo::default() };
+        let mut children = Vec::new();
+        for applied in &split.children {
+            let range = &applied.description;
+            let is_childs = |key: &u64| range.contains(&register_key(range, *key));
+            let moved: Vec<u64> = parent.registers.keys().copied().filter(is_childs).collect();
+            let mut child = RegionState { applied: Some(applied.clone()), ..Default::default() };
+            for key in moved {
+                let value = parent.registers.remove(&key);
+                undo.registers.push((key, value));
+                set(&mut child.registers, key, value);
+            }
+            undo.children.push(range.id);
+            children.push((range.id, child));
+        }
+        parent.applied = Some(split.parent.clone());
+        parent.undo.push(undo);
+        for (id, child) in children {
+            if state.regions.insert(id, child).is_some_and(|child| child.applied.is_some()) {
+                let text = format!("region {id}: store {} has it when it is split off", self.store);
+                self.ledger.lock().violate("a region begins once", text);
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
+        let state = self.state.lock();
+        let nothing = || StateMachineError(format!("region {region} is not here"));
+        let region = state.regions.get(&region).ok_or_else(nothing)?;
+        let applied = region.applied.clone().ok_or_else(nothing)?;
+        let pieces = region
+            .registers
+            .clone()
+            .into_iter()
+            .map(|(key, value)| Bytes::from([key.to_le_bytes(), value.to_le_bytes()].concat()));
+        Ok(Box::new(Pieces::new(applied, pieces)))
+    }
+
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+        let id = snapshot.applied().description.id;
+        // Not atomic: a crash may fall between any two pieces.
+        self.call()?;
+        self.state.lock().regions.insert(id, RegionState::default());
+        while let Some(piece) = snapshot.next_piece()? {
+            self.call()?;
+            let word = |at: usize| piece.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            let (Some(key), Some(value)) = (word(0), word(8)) else {
+                return Err(StateMachineError("a piece of a snapshot is cut".to_owned()));
+            };
+            let mut state = self.state.lock();
+            let registers = &mut state.regions.entry(id).or_default().registers;
+            registers.insert(u64::from_le_bytes(key), u64::from_le_bytes(value));
+        }
+        self.call()?;
+        let mut state = self.state.lock();
+        let region = state.regions.entry(id).or_default();
+        region.applied = Some(snapshot.applied().clone());
+        region.flushed = applied_index(region);
+        Ok(())
+    }
+
+    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
+        self.call()?;
+        self.state.lock().regions.remove(&region);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StateMachineError> {
+        self.call()?;
+        self.state.lock().flush();
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::check::Kind;
-    use raftstore::{Bytes, Peer, PeerId, RegionDescription, RegionEpoch, StoreId, Term};
+    use raftstore::{Peer, PeerId, RegionDescription, RegionEpoch, StoreId, Term};
 
     const REGION: RegionId = RegionId::new(1);
 

@@ -7,9 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
-use raftstore::{AppliedState, Index, RegionCommands, RegionId, StateMachine, StateMachineError};
+use raftstore::{
+    AppliedState, Index, Pieces, RegionCommands, RegionId, SnapshotSource, StateMachine,
+    StateMachineError,
+};
 
 /// Keys of one region. Few, so that a long run does not fill the memory.
 pub const KEYS_PER_REGION: u64 = 64;
@@ -95,5 +98,48 @@ impl StateMachine for Ledger {
 
     fn durable_index(&self, _region: RegionId) -> Index {
         Index::new(0)
+    }
+
+    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
+        let ledger = self.of(region).lock();
+        let nothing = || StateMachineError(format!("region {region} is not here"));
+        let applied = ledger.applied.clone().ok_or_else(nothing)?;
+        let Tally { count, identities, sequence } = ledger.tally;
+        let mut tally = BytesMut::new();
+        [count, identities, sequence].into_iter().for_each(|word| tally.put_u64(word));
+        let values = ledger.map.clone().into_iter().map(|(key, value)| {
+            let mut piece = BytesMut::with_capacity(8 + value.len());
+            piece.put_u64(key);
+            piece.put_slice(&value);
+            piece.freeze()
+        });
+        Ok(Box::new(Pieces::new(applied, std::iter::once(tally.freeze()).chain(values))))
+    }
+
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+        let cut = || StateMachineError("a piece of a snapshot is cut".to_owned());
+        let mut words = snapshot.next_piece()?.filter(|piece| piece.len() == 24).ok_or_else(cut)?;
+        let (count, identities) = (words.get_u64(), words.get_u64());
+        let tally = Tally { count, identities, sequence: words.get_u64() };
+        let mut map = BTreeMap::new();
+        while let Some(mut piece) = snapshot.next_piece()? {
+            if piece.len() < 8 {
+                return Err(cut());
+            }
+            map.insert(piece.get_u64(), piece);
+        }
+        let applied = snapshot.applied().clone();
+        let mut ledger = self.of(applied.description.id).lock();
+        *ledger = RegionLedger { map, tally, applied: Some(applied) };
+        Ok(())
+    }
+
+    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
+        *self.of(region).lock() = RegionLedger::default();
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StateMachineError> {
+        Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! The seam to what the commands mean.
 
 mod ordered_map;
+mod pieces;
 
 pub use ordered_map::{MapCommand, MapCommandError, OrderedMap};
+pub use pieces::Pieces;
 
 use bytes::Bytes;
 use region::{AppliedState, Index, RegionId, Term};
@@ -32,13 +34,40 @@ pub struct RegionCommands {
     pub applied: AppliedState,
 }
 
+/// A region that is divided.
+#[derive(Clone, Debug)]
+pub struct RegionSplit {
+    /// The region as it goes on: with its new range, applied up to the split.
+    pub parent: AppliedState,
+    /// The regions that begin, each at index 5 of term 5. Their ranges and the parent's new one tile the
+    /// parent's old one.
+    pub children: Vec<AppliedState>,
+}
+
+/// The contents of a region, in pieces.
+pub trait SnapshotSource: Send {
+    /// Up to where, and of which region.
+    fn applied(&self) -> &AppliedState;
+
+    /// The next piece; `None` after the last one. Pieces mean something to the state machine only; they
+    /// arrive whole and in order. A piece of a few hundred kilobytes is a good size; at most
+    /// [`MAX_PIECE_BYTES`].
+    ///
+    /// # Errors
+    /// When it cannot be read. The snapshot is given up.
+    fn next_piece(&mut self) -> Result<Option<Bytes>, StateMachineError>;
+}
+
+/// Most bytes of a [piece](SnapshotSource::next_piece).
+pub const MAX_PIECE_BYTES: usize = 80 << 20;
+
 /// Why a state machine failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StateMachineError(pub String);
 
 /// The user's state machine, one for all regions of a store. Called from several threads at once, but
-/// never at once for one region.
+/// but for [`snapshot`](Self::snapshot) never at once for one region.
 ///
 /// # Contract
 /// * [`apply`](Self::apply) stores, in one atomic step for each region, the effects of its commands
@@ -46,6 +75,8 @@ pub struct StateMachineError(pub String);
 /// * The same commands in the same order have the same effects and outputs on every store.
 /// * A batch may hold the same region more than once; its parts are in order.
 /// * After a restart commands from [`applied_state`](Self::applied_state) on are applied again.
+/// * What is durable is so in order: if a crash takes a step of a region away, it takes every later step
+///   of that region away, and a split counts as a step of the parent and of each child.
 pub trait StateMachine: Send + Sync + 'static {
     /// Carries out commands of many regions.
     ///
@@ -61,4 +92,52 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Up to which index a restart would find a region's effects. The log is kept from there on.
     fn durable_index(&self, region: RegionId) -> Index;
+
+    /// Divides a region, in one atomic step: what lies in the range of a child is the child's from now on,
+    /// and the applied states of all are stored. It need not sync.
+    ///
+    /// A state machine that keeps the keys of all regions in one ordered space has nothing to move. For it
+    /// this default is right, if its [`apply`](Self::apply) is one atomic step for the whole batch.
+    ///
+    /// # Errors
+    /// As for [`apply`](Self::apply).
+    fn split(&self, split: &RegionSplit) -> Result<(), StateMachineError> {
+        let states = std::iter::once(&split.parent).chain(&split.children);
+        let mut batch: Vec<RegionCommands> = states
+            .map(|applied| RegionCommands {
+                region_id: applied.description.id,
+                commands: Vec::new(),
+                applied: applied.clone(),
+            })
+            .collect();
+        self.apply(&mut batch)
+    }
+
+    /// The contents of a region as they are now, for another store: later steps must not show in it. Called
+    /// from a thread of its own, while commands are applied.
+    ///
+    /// # Errors
+    /// When it knows nothing of the region, or cannot read it. The other store waits, and is tried again.
+    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError>;
+
+    /// Replaces all that it has of a region, if anything, by the contents of a snapshot; durable on return.
+    /// If a crash interrupts it, it is called again with the same snapshot before anything else is done
+    /// with the region; so it need not be atomic, but must tolerate a half of itself.
+    ///
+    /// # Errors
+    /// When the contents cannot be stored. The store stops then.
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError>;
+
+    /// Forgets a region and all its contents. Called again after a crash.
+    ///
+    /// # Errors
+    /// When they cannot be removed. The store stops then.
+    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError>;
+
+    /// Makes everything durable that was applied to any region, as far as the state machine outlives its
+    /// process at all.
+    ///
+    /// # Errors
+    /// When that fails. The store stops then.
+    fn flush(&self) -> Result<(), StateMachineError>;
 }

@@ -1,6 +1,6 @@
 //! An ordered map in memory for each region.
 
-use super::{RegionCommands, StateMachine, StateMachineError};
+use super::{Pieces, RegionCommands, RegionSplit, SnapshotSource, StateMachine, StateMachineError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use region::{AppliedState, Index, RegionId};
@@ -13,6 +13,8 @@ use std::sync::Arc;
 const SHARDS: usize = 64;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+/// Of a snapshot.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A command of the [`OrderedMap`]. Its answer is the value the key had before, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +195,75 @@ impl StateMachine for OrderedMap {
 
     fn durable_index(&self, _region: RegionId) -> Index {
         Index::default()
+    }
+
+    fn split(&self, split: &RegionSplit) -> Result<(), StateMachineError> {
+        let parent = self.find_or_create(split.parent.description.id);
+        let mut parent = parent.lock();
+        for applied in &split.children {
+            let range = &applied.description;
+            let mut from_start = parent.map.split_off(&range.start_key);
+            if !range.end_key.is_empty() {
+                parent.map.append(&mut from_start.split_off(&range.end_key));
+            }
+            let child = RegionMap { map: from_start, applied: Some(applied.clone()) };
+            *self.find_or_create(range.id).lock() = child;
+        }
+        parent.applied = Some(split.parent.clone());
+        Ok(())
+    }
+
+    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
+        let unknown = || StateMachineError(format!("region {region} is not here"));
+        let found = self.find(region).ok_or_else(unknown)?;
+        let found = found.lock();
+        let applied = found.applied.clone().ok_or_else(unknown)?;
+        let pairs = found.map.clone().into_iter();
+        // Pieces of about the size of a message; a larger pair is a piece of its own.
+        let mut pairs =
+            pairs.map(|(key, value)| MapCommand::Put { key, value }.encode()).peekable();
+        let pieces = std::iter::from_fn(move || {
+            let mut piece = BytesMut::new();
+            while let Some(pair) = pairs.peek() {
+                if !piece.is_empty() && piece.len() + pair.len() > PIECE_BYTES {
+                    break;
+                }
+                piece.put_u32(u32::try_from(pair.len()).expect("a pair is shorter than 4 GiB"));
+                piece.put_slice(pair);
+                pairs.next();
+            }
+            (!piece.is_empty()).then(|| piece.freeze())
+        });
+        Ok(Box::new(Pieces::new(applied, pieces)))
+    }
+
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+        let mut map = BTreeMap::new();
+        while let Some(mut piece) = snapshot.next_piece()? {
+            while piece.remaining() >= 4 {
+                let length = piece.get_u32() as usize;
+                if length > piece.len() {
+                    return Err(StateMachineError("a piece of a snapshot is cut".to_owned()));
+                }
+                match MapCommand::decode(piece.split_to(length)) {
+                    Ok(MapCommand::Put { key, value }) => map.insert(key, value),
+                    other => return Err(StateMachineError(format!("no pair: {other:?}"))),
+                };
+            }
+        }
+        let applied = snapshot.applied().clone();
+        let region = applied.description.id;
+        *self.find_or_create(region).lock() = RegionMap { map, applied: Some(applied) };
+        Ok(())
+    }
+
+    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
+        self.shard(region).write().remove(&region);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StateMachineError> {
+        Ok(())
     }
 }
 
