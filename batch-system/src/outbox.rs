@@ -2,7 +2,7 @@
 
 use crate::fsm::Fsm;
 use crate::mailbox::{Claim, SendError, Sent};
-use crate::router::{Mailbox, Shared};
+use crate::router::{Mailbox, Router, Shared};
 use crate::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,11 @@ impl<N: Fsm, C: Fsm> Outbox<N, C> {
     /// `Full` and `Closed`, with the message.
     pub fn send_control(&self, message: C::Message) -> Result<(), SendError<C::Message>> {
         self.shared.send_control(message, self.shared.limits.mailbox_capacity)
+    }
+
+    /// A router to the same mailboxes.
+    pub fn router(&self) -> Router<N, C> {
+        Router { shared: self.shared.clone() }
     }
 
     /// Closes an address; see [`Router::close`](crate::Router::close).

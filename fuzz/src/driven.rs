@@ -43,8 +43,7 @@ pub fn description(voters: u64, learners: u64) -> RegionDescription {
         start_key: Bytes::new(),
         end_key: Bytes::new(),
         epoch: EPOCH,
-        peers: peers.collect(),
-    }
+        peers: peers.collect(), joint: false }
 }
 
 /// Bounds so low that a short history reaches them.
@@ -91,7 +90,7 @@ impl Driven {
         let config = config();
         assert_eq!(config.validate(), Ok(()));
         let config = Arc::new(config);
-        let record = RegionRecord { description, peer_id: PeerId::new(1), tombstone: false };
+        let record = RegionRecord::new(description, PeerId::new(1));
         let disk = Arc::new(Disk::new(contents));
         let region = restore(&record, &disk, applied.clone(), &config)?;
         Ok(Self {

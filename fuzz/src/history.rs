@@ -267,6 +267,7 @@ impl Lie {
             to: voter(1),
             epoch: EPOCH,
             message,
+            description: None,
         };
         if let Some(oddity) = &self.oddity {
             oddity.apply(&mut envelope);

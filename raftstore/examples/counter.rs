@@ -67,6 +67,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         end_key: Default::default(),
         epoch: RegionEpoch { conf_ver: 1, version: 1 },
         peers: (1..=3).map(voter).collect(),
+        joint: false,
     };
     let network = InProcessTransport::new();
     let mut stores = Vec::new();

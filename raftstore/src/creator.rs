@@ -117,9 +117,7 @@ impl Creator {
         if let Err(other) = handle.inner.ranges.insert(description) {
             return Err(fail(format!("its range overlaps that of region {other}")));
         }
-        let record =
-            RegionRecord { description: description.clone(), peer_id: peer.id, tombstone: false };
-        Ok(Some(record))
+        Ok(Some(RegionRecord::new(description.clone(), peer.id)))
     }
 
     /// Whether a region that is here is the one described.

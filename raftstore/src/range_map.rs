@@ -72,6 +72,7 @@ mod tests {
                 store: StoreId::new(1),
                 role: PeerRole::Voter,
             }],
+            joint: false,
         }
     }
 

@@ -39,8 +39,9 @@ fn record(id: u64) -> RegionRecord {
         end_key: Bytes::from(vec![id as u8 + 1]),
         epoch: RegionEpoch { conf_ver: 1, version: 1 },
         peers: vec![peer],
+        joint: false,
     };
-    RegionRecord { description, peer_id, tombstone: false }
+    RegionRecord::new(description, peer_id)
 }
 
 fn entry(index: u64, data: Bytes) -> Entry {

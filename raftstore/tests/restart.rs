@@ -118,12 +118,11 @@ fn a_log_batch_covers_hard_states_and_entries_across_a_restart() {
             region_id: RegionId::new(id),
             entries: vec![entry(6), entry(7)],
             hard_state: Some(hard_state),
-            record: Some(raftstore::RegionRecord {
-                peer_id: description.peers[0].id,
-                description,
-                tombstone: false,
-            }),
-            truncated: None,
+            record: Some(raftstore::RegionRecord::new(
+                description.clone(),
+                description.peers[0].id,
+            )),
+            ..RegionWrite::default()
         });
     }
     log.write(&mut batch, true).expect("written");

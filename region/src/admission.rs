@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::config::RegionConfig;
-use crate::description::{Peer, RegionDescription};
+use crate::description::{Peer, RegionDescription, RegionEpoch};
 use crate::error::ProposeError;
 use crate::life::Life;
 use crate::proposals::Proposal;
@@ -25,15 +25,26 @@ pub(crate) struct Admission<'a> {
     pub(crate) uncommitted_bytes: usize,
     /// Too much is handed out and not applied.
     pub(crate) unapplied_full: bool,
+    /// Leadership is being handed over.
+    pub(crate) transferring: bool,
 }
 
 impl Admission<'_> {
     /// Judges a proposal, and takes up its room if it may enter.
     pub(crate) fn admit(&mut self, proposal: &Proposal) -> Result<(), ProposeError> {
+        self.admit_bytes(proposal.epoch, proposal.payload.len())
+    }
+
+    /// The same for any command, by what is asked of it.
+    pub(crate) fn admit_bytes(
+        &mut self,
+        epoch: Option<RegionEpoch>,
+        size_bytes: usize,
+    ) -> Result<(), ProposeError> {
         let region_id = self.description.id;
         match self.life {
             Life::Live => {}
-            Life::Stopped => return Err(ProposeError::Stopped { region_id }),
+            Life::Stopped | Life::Removing(_) => return Err(ProposeError::Stopped { region_id }),
             Life::Failing(_) | Life::Failed => {
                 return Err(ProposeError::Quarantined { region_id });
             }
@@ -41,14 +52,17 @@ impl Admission<'_> {
         if !self.leading {
             return Err(ProposeError::NotLeader { region_id, leader: self.leader });
         }
-        if proposal.epoch.is_some_and(|epoch| epoch != self.description.epoch) {
+        if epoch.is_some_and(|epoch| epoch != self.description.epoch) {
             return Err(epoch_not_match(self.description));
         }
-        let (size_bytes, limit_bytes) = (proposal.payload.len(), self.config.max_proposal_bytes);
+        let limit_bytes = self.config.max_proposal_bytes;
         if size_bytes > limit_bytes {
             return Err(ProposeError::TooLarge { region_id, size_bytes, limit_bytes });
         }
         let busy = |reason| Err(ProposeError::Busy { region_id, reason });
+        if self.transferring {
+            return busy("leadership is being handed over");
+        }
         if self.room == 0 {
             return busy("too many proposals wait");
         }
@@ -99,6 +113,7 @@ mod tests {
             room: 2,
             uncommitted_bytes: 0,
             unapplied_full: false,
+            transferring: false,
         };
         let label = |result: Result<(), ProposeError>| result.map_err(|error| error.label());
         assert_eq!(label(admission.admit(&proposal(101))), Err("too_large"));

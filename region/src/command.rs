@@ -6,23 +6,26 @@
 //!
 //! ```text
 //! byte 0   format, 1
-//! byte 1   kind: 1 user, 2 compact log
+//! byte 1   kind: 1 user, 2 compact log, 3 split, 4 change of peers
 //! then     conf_ver, a varint
 //! then     version, a varint
 //! ```
 //!
 //! The epoch is that of the region when the command was proposed; a command is carried out only if
-//! it is still the same when the command is applied. An entry with neither header nor payload is
-//! the one with which a leader opens its term.
+//! it is still the same when the command is applied. (A change of peers looks at `conf_ver` only: a split
+//! in between does it no harm.) An entry with neither header nor payload is the one with which a leader
+//! opens its term or, of raft-rs's type for changes of peers, leaves a joint configuration.
 //!
 //! Caveat: encoded headers are cached ([`HeaderCache`]), so that a proposal costs a reference count
 //! instead of an allocation.
 
 use bytes::Bytes;
-use raft::eraftpb::{Entry, EntryType};
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 
 use crate::description::RegionEpoch;
 use crate::ids::{Index, RegionId, Term};
+use crate::split::SplitRequest;
 
 /// Format of the header that this version writes, the only one that it reads.
 const FORMAT: u8 = 1;
@@ -40,10 +43,14 @@ pub enum CommandKind {
     User,
     /// The region itself: cut off the head of the log.
     CompactLog,
+    /// The region itself: become several.
+    Split,
+    /// The region itself: get other peers.
+    ChangePeers,
 }
 
 /// A committed entry, understood.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Command {
     /// The entry with which a leader opens its term. It says nothing.
     Empty,
@@ -61,6 +68,22 @@ pub enum Command {
         /// Last index that may go.
         index: Index,
     },
+    /// The region becomes several.
+    Split {
+        /// Epoch of the region when it was proposed.
+        epoch: RegionEpoch,
+        /// How.
+        request: SplitRequest,
+    },
+    /// The region gets other peers.
+    ChangePeers {
+        /// Epoch of the region when it was proposed.
+        epoch: RegionEpoch,
+        /// How; its context holds the peers.
+        change: ConfChangeV2,
+    },
+    /// The region leaves a joint configuration.
+    LeaveJoint,
 }
 
 /// A committed entry that nobody understands. The region must stop: to skip what other peers may
@@ -104,17 +127,36 @@ fn decode(entry: &Entry) -> Result<Command, &'static str> {
     if has_unknown_fields(entry) {
         return Err("it has a field that is not known here");
     }
-    if entry.get_entry_type() != EntryType::EntryNormal {
-        return Err("its entry type is not supported");
-    }
+    let changes_peers = match entry.get_entry_type() {
+        EntryType::EntryNormal => false,
+        EntryType::EntryConfChangeV2 => true,
+        EntryType::EntryConfChange => return Err("its entry type is not supported"),
+    };
     if entry.context.is_empty() {
         return match entry.data.is_empty() {
+            true if changes_peers => Ok(Command::LeaveJoint),
             true => Ok(Command::Empty),
             false => Err("it has a payload but no header"),
         };
     }
     let (kind, epoch) = decode_header(&entry.context)?;
+    if changes_peers != (kind == CommandKind::ChangePeers) {
+        return Err("its entry type and its kind disagree");
+    }
     match kind {
+        CommandKind::Split => {
+            let request = SplitRequest::decode(&entry.data);
+            let request = request.map_err(|_| "its split is not decodable")?;
+            Ok(Command::Split { epoch, request })
+        }
+        CommandKind::ChangePeers => {
+            let change = ConfChangeV2::parse_from_carllerche_bytes(&entry.data);
+            let change = change.map_err(|_| "its change of peers is not decodable")?;
+            match change.changes.is_empty() {
+                true => Err("it changes no peer"),
+                false => Ok(Command::ChangePeers { epoch, change }),
+            }
+        }
         CommandKind::User => Ok(Command::User { epoch, payload: entry.data.clone() }),
         CommandKind::CompactLog => {
             let bytes: [u8; COMPACT_LOG_BYTES] =
@@ -134,6 +176,8 @@ fn decode_header(header: &[u8]) -> Result<(CommandKind, RegionEpoch), &'static s
     let kind = match kind {
         1 => CommandKind::User,
         2 => CommandKind::CompactLog,
+        3 => CommandKind::Split,
+        4 => CommandKind::ChangePeers,
         _ => return Err("its kind is unknown"),
     };
     let (conf_ver, rest) = read_varint(rest)?;
@@ -173,6 +217,8 @@ fn encode_header(kind: CommandKind, epoch: RegionEpoch) -> Bytes {
     bytes.push(match kind {
         CommandKind::User => 1,
         CommandKind::CompactLog => 2,
+        CommandKind::Split => 3,
+        CommandKind::ChangePeers => 4,
     });
     write_varint(epoch.conf_ver, &mut bytes);
     write_varint(epoch.version, &mut bytes);
@@ -211,6 +257,25 @@ pub(crate) fn compact_log_entry(epoch: RegionEpoch, index: Index) -> Entry {
     Entry {
         data: Bytes::copy_from_slice(&index.get().to_le_bytes()),
         context: encode_header(CommandKind::CompactLog, epoch),
+        ..Entry::default()
+    }
+}
+
+/// An entry, without index and term, that splits the region.
+pub(crate) fn split_entry(epoch: RegionEpoch, request: &SplitRequest) -> Entry {
+    Entry {
+        data: request.encode(),
+        context: encode_header(CommandKind::Split, epoch),
+        ..Entry::default()
+    }
+}
+
+/// An entry, without index and term, that changes the region's peers.
+pub(crate) fn change_entry(epoch: RegionEpoch, change: &ConfChangeV2) -> Entry {
+    Entry {
+        entry_type: EntryType::EntryConfChangeV2,
+        data: crate::description::write(change).into(),
+        context: encode_header(CommandKind::ChangePeers, epoch),
         ..Entry::default()
     }
 }

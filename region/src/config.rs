@@ -41,6 +41,15 @@ pub struct RegionConfig {
     pub compact_after_entries: u64,
     /// Entries that a cut leaves, for followers that lag a little.
     pub compact_keep_entries: u64,
+    /// Bytes of applied entries in the log from which on a leader has it cut.
+    pub compact_after_bytes: u64,
+    /// Ticks after the last cut from which on a leader has a log cut that is neither long nor large.
+    pub compact_after_ticks: u64,
+    /// Applied entries that a leader keeps for a follower that lacks them. Beyond, the log is cut, and the
+    /// follower needs a snapshot.
+    pub spare_entries: u64,
+    /// The same in bytes.
+    pub spare_bytes: u64,
     /// Seed of the election timeouts. The same on all stores does no harm: they differ by peer.
     pub seed: u64,
 }
@@ -84,6 +93,10 @@ impl RegionConfig {
             write_stall_ticks: 40,
             compact_after_entries: 1_000,
             compact_keep_entries: 128,
+            compact_after_bytes: 64 * MIB as u64,
+            compact_after_ticks: 1_200,
+            spare_entries: 100_000,
+            spare_bytes: 256 * MIB as u64,
             seed: 0,
         }
     }
@@ -135,6 +148,10 @@ impl RegionConfig {
             ("write_stall_ticks", self.write_stall_ticks as u64, 1, 1_000_000),
             ("compact_after_entries", self.compact_after_entries, 1, 1 << 40),
             ("compact_keep_entries", self.compact_keep_entries, 0, self.compact_after_entries),
+            ("compact_after_bytes", self.compact_after_bytes, 1, 1 << 50),
+            ("compact_after_ticks", self.compact_after_ticks, 1, 1 << 40),
+            ("spare_entries", self.spare_entries, self.compact_after_entries, 1 << 40),
+            ("spare_bytes", self.spare_bytes, self.compact_after_bytes, 1 << 50),
         ];
         for (field, value, least, most) in ranges {
             if value < least || value > most {

@@ -41,12 +41,33 @@ pub struct RegionEpoch {
 }
 
 /// Whether a peer counts in the quorum.
+///
+/// While several voters change at once, the region needs a majority of the voters that were and one of
+/// those that will be (joint consensus). The last three roles exist only then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum PeerRole {
     /// Votes, and counts.
     Voter,
     /// Receives the log only.
     Learner,
+    /// Counts among the voters that will be.
+    IncomingVoter,
+    /// Counts among the voters that were, and becomes a learner.
+    DemotingVoter,
+    /// Counts among the voters that were, and leaves.
+    LeavingVoter,
+}
+
+impl PeerRole {
+    /// Whether it counts in a quorum, now.
+    pub const fn is_voter(self) -> bool {
+        !matches!(self, PeerRole::Learner)
+    }
+
+    /// Whether it will count once no change is under way any more.
+    pub const fn stays_voter(self) -> bool {
+        matches!(self, PeerRole::Voter | PeerRole::IncomingVoter)
+    }
 }
 
 /// One store's replica of a region.
@@ -77,6 +98,8 @@ pub struct RegionDescription {
     pub epoch: RegionEpoch,
     /// The peers, in the order of the description's author.
     pub peers: Vec<Peer>,
+    /// Whether a change of several peers is under way.
+    pub joint: bool,
 }
 
 /// What is wrong with bytes that should be one of our records.
@@ -119,13 +142,16 @@ impl DecodeError {
     }
 }
 
-fn parse<M: protobuf::Message>(record: &'static str, bytes: &[u8]) -> Result<M, DecodeError> {
+pub(crate) fn parse<M: protobuf::Message>(
+    record: &'static str,
+    bytes: &[u8],
+) -> Result<M, DecodeError> {
     // Copied once, so that the keys inside become slices of one buffer instead of one buffer each.
     M::parse_from_carllerche_bytes(&Bytes::copy_from_slice(bytes))
         .map_err(|error| DecodeError::malformed(record, error))
 }
 
-fn write(message: &impl protobuf::Message) -> Vec<u8> {
+pub(crate) fn write(message: &impl protobuf::Message) -> Vec<u8> {
     message.write_to_bytes().expect("writing a proto3 message to memory cannot fail")
 }
 
@@ -157,6 +183,9 @@ impl Peer {
             role: match self.role {
                 PeerRole::Voter => proto::PeerRole::Voter,
                 PeerRole::Learner => proto::PeerRole::Learner,
+                PeerRole::IncomingVoter => proto::PeerRole::IncomingVoter,
+                PeerRole::DemotingVoter => proto::PeerRole::DemotingVoter,
+                PeerRole::LeavingVoter => proto::PeerRole::LeavingVoter,
             },
             ..Default::default()
         }
@@ -169,6 +198,9 @@ impl Peer {
             role: match message.role {
                 proto::PeerRole::Voter => PeerRole::Voter,
                 proto::PeerRole::Learner => PeerRole::Learner,
+                proto::PeerRole::IncomingVoter => PeerRole::IncomingVoter,
+                proto::PeerRole::DemotingVoter => PeerRole::DemotingVoter,
+                proto::PeerRole::LeavingVoter => PeerRole::LeavingVoter,
             },
         }
     }
@@ -207,10 +239,35 @@ impl RegionDescription {
                 return refuse("peers", format!("{peer:?}"), "ids and stores must be distinct");
             }
         }
-        if !self.peers.iter().any(|peer| peer.role == PeerRole::Voter) {
+        if !self.peers.iter().any(|peer| peer.role.stays_voter()) {
             return refuse("peers", format!("{:?}", self.peers), "one voter is needed at least");
         }
+        let changing = |peer: &&Peer| !matches!(peer.role, PeerRole::Voter | PeerRole::Learner);
+        if let Some(peer) = self.peers.iter().find(changing).filter(|_| !self.joint) {
+            return refuse("peers", format!("{peer:?}"), "no change of peers is under way");
+        }
+        let was_voter = |peer: &Peer| peer.role.is_voter() && peer.role != PeerRole::IncomingVoter;
+        if self.joint && !self.peers.iter().any(was_voter) {
+            return refuse("peers", format!("{:?}", self.peers), "one voter must have been there");
+        }
         Ok(())
+    }
+
+    /// Of a peer that was told of the region, and has nothing of it yet: no peers, epoch 0.
+    pub fn uninitialised(id: RegionId) -> Self {
+        Self {
+            id,
+            start_key: Bytes::new(),
+            end_key: Bytes::new(),
+            epoch: RegionEpoch::default(),
+            peers: Vec::new(),
+            joint: false,
+        }
+    }
+
+    /// Whether the peers and the range are known.
+    pub fn is_initialised(&self) -> bool {
+        !self.peers.is_empty()
     }
 
     /// The peer that lives on `store`.
@@ -235,6 +292,7 @@ impl RegionDescription {
             end_key: self.end_key.clone(),
             ..Default::default()
         };
+        message.joint = self.joint;
         message.set_epoch(self.epoch.to_proto());
         message.set_peers(self.peers.iter().map(|peer| peer.to_proto()).collect());
         message
@@ -247,6 +305,7 @@ impl RegionDescription {
             end_key: message.end_key.clone(),
             epoch: RegionEpoch::from_proto(message.get_epoch()),
             peers: message.get_peers().iter().map(Peer::from_proto).collect(),
+            joint: message.joint,
         };
         description.validate()?;
         Ok(description)
@@ -264,6 +323,18 @@ impl RegionDescription {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Self::from_proto(&parse(Self::RECORD, bytes)?)
     }
+}
+
+/// The bytes of several descriptions, for an answer.
+pub(crate) fn encode_regions(regions: &[RegionDescription]) -> Bytes {
+    let regions = regions.iter().map(|region| region.to_proto()).collect();
+    write(&proto::RegionList { regions, ..Default::default() }).into()
+}
+
+/// Reads several descriptions back.
+pub(crate) fn decode_regions(bytes: &[u8]) -> Result<Vec<RegionDescription>, DecodeError> {
+    let message: proto::RegionList = parse("region list", bytes)?;
+    message.regions.iter().map(RegionDescription::from_proto).collect()
 }
 
 /// How far the state machine is, and the description as of there. The state machine stores these
@@ -316,10 +387,35 @@ pub struct RegionRecord {
     pub peer_id: PeerId,
     /// The peer is destroyed: this id, and every smaller one, may never return.
     pub tombstone: bool,
+    /// The split with which the region began here, if it did. As long as the state machine knows nothing
+    /// of the region, its contents are still the parent's.
+    pub origin: Option<Origin>,
+    /// The last snapshot that replaced the log. Where the state machine has not got as far, the contents
+    /// lie complete in a file.
+    pub installing: Option<TruncatedState>,
+}
+
+/// The split with which a region began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The region that was split.
+    pub parent: RegionId,
+    /// The split's entry in its log.
+    pub index: Index,
 }
 
 impl RegionRecord {
     const RECORD: &'static str = "region record";
+
+    /// Of a peer that is here.
+    pub fn new(description: RegionDescription, peer_id: PeerId) -> Self {
+        Self { description, peer_id, tombstone: false, origin: None, installing: None }
+    }
+
+    /// Of a peer that may never return.
+    pub fn tombstone(description: RegionDescription, peer_id: PeerId) -> Self {
+        Self { tombstone: true, ..Self::new(description, peer_id) }
+    }
 
     /// The bytes of this record.
     pub fn encode(&self) -> Vec<u8> {
@@ -329,6 +425,16 @@ impl RegionRecord {
             ..Default::default()
         };
         message.set_description(self.description.to_proto());
+        if let Some(Origin { parent, index }) = self.origin {
+            message.set_origin(proto::Origin {
+                parent_id: parent.get(),
+                index: index.get(),
+                ..Default::default()
+            });
+        }
+        if let Some(installing) = &self.installing {
+            message.set_installing(installing.to_proto());
+        }
         write(&message)
     }
 
@@ -338,14 +444,23 @@ impl RegionRecord {
     /// If the bytes are none, or a live record names a peer that its description lacks.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let message: proto::RegionRecord = parse(Self::RECORD, bytes)?;
-        let description = RegionDescription::from_proto(message.get_description())?;
+        let described = message.get_description();
+        let description = match described.peers.is_empty() && described.id != 0 {
+            true => RegionDescription::uninitialised(RegionId::new(described.id)),
+            false => RegionDescription::from_proto(described)?,
+        };
         let peer_id = PeerId::new(message.peer_id);
-        let known = description.peer(peer_id).is_some();
+        let known = description.peer(peer_id).is_some() || !description.is_initialised();
         if message.peer_id == 0 || (!message.tombstone && !known) {
             let rule = "must be one of the description's peers";
             return Err(DecodeError::field(Self::RECORD, "peer_id", peer_id, rule));
         }
-        Ok(Self { description, peer_id, tombstone: message.tombstone })
+        let origin = message.origin.as_ref().map(|origin| Origin {
+            parent: RegionId::new(origin.parent_id),
+            index: Index::new(origin.index),
+        });
+        let installing = message.installing.as_ref().map(TruncatedState::from_proto).transpose()?;
+        Ok(Self { description, peer_id, tombstone: message.tombstone, origin, installing })
     }
 }
 
@@ -364,13 +479,22 @@ impl TruncatedState {
     /// Of the log of a new region.
     pub const INITIAL: TruncatedState = TruncatedState { index: INITIAL_INDEX, term: INITIAL_TERM };
 
+    /// Of a peer that has nothing of its region yet.
+    pub const NOTHING: TruncatedState = TruncatedState { index: Index::new(0), term: Term::new(0) };
+
+    fn to_proto(self) -> proto::TruncatedState {
+        let (index, term) = (self.index.get(), self.term.get());
+        proto::TruncatedState { index, term, ..Default::default() }
+    }
+
+    fn from_proto(message: &proto::TruncatedState) -> Result<Self, DecodeError> {
+        check_position(Self::RECORD, message.index, message.term)?;
+        Ok(Self { index: Index::new(message.index), term: Term::new(message.term) })
+    }
+
     /// The bytes of this state.
     pub fn encode(&self) -> Vec<u8> {
-        write(&proto::TruncatedState {
-            index: self.index.get(),
-            term: self.term.get(),
-            ..Default::default()
-        })
+        write(&self.to_proto())
     }
 
     /// Reads a state back.
@@ -378,9 +502,7 @@ impl TruncatedState {
     /// # Errors
     /// If the bytes are none, or its index or term lie before the first one of a region.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let message: proto::TruncatedState = parse(Self::RECORD, bytes)?;
-        check_position(Self::RECORD, message.index, message.term)?;
-        Ok(Self { index: Index::new(message.index), term: Term::new(message.term) })
+        Self::from_proto(&parse(Self::RECORD, bytes)?)
     }
 }
 
@@ -442,6 +564,7 @@ pub(crate) mod tests {
             end_key: Bytes::new(),
             epoch: RegionEpoch { conf_ver: 1, version: 1 },
             peers: (1..=voters).map(|n| Peer::voter(PeerId::new(n), StoreId::new(n))).collect(),
+            joint: false,
         }
     }
 
@@ -459,8 +582,13 @@ pub(crate) mod tests {
             description: Arc::new(described.clone()),
         };
         assert_eq!(AppliedState::decode(&applied.encode()).unwrap(), applied);
-        let record =
-            RegionRecord { description: described, peer_id: PeerId::new(2), tombstone: false };
+        let mut record = RegionRecord::new(described, PeerId::new(2));
+        assert_eq!(RegionRecord::decode(&record.encode()).unwrap(), record);
+        record.origin = Some(Origin { parent: RegionId::new(8), index: Index::new(44) });
+        record.installing = Some(TruncatedState { index: Index::new(9), term: Term::new(7) });
+        assert_eq!(RegionRecord::decode(&record.encode()).unwrap(), record);
+        let nothing = RegionDescription::uninitialised(RegionId::new(9));
+        let record = RegionRecord::new(nothing, PeerId::new(2));
         assert_eq!(RegionRecord::decode(&record.encode()).unwrap(), record);
         let truncated = TruncatedState { index: Index::new(6), term: Term::new(6) };
         assert_eq!(TruncatedState::decode(&truncated.encode()).unwrap(), truncated);
@@ -471,7 +599,12 @@ pub(crate) mod tests {
     #[test]
     fn unsound_descriptions_are_refused_by_name() {
         type Spoil = fn(&mut RegionDescription);
-        let spoils: [(&str, Spoil); 8] = [
+        let spoils: [(&str, Spoil); 10] = [
+            ("peers", |d| d.peers[1].role = PeerRole::DemotingVoter),
+            ("peers", |d| {
+                d.joint = true;
+                d.peers.iter_mut().for_each(|p| p.role = PeerRole::IncomingVoter);
+            }),
             ("id", |d| d.id = RegionId::new(0)),
             ("epoch", |d| d.epoch.version = 0),
             ("end_key", |d| {
@@ -497,11 +630,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_live_record_must_name_one_of_its_peers() {
-        let mut record = RegionRecord {
-            description: description(1, 3),
-            peer_id: PeerId::new(9),
-            tombstone: false,
-        };
+        let mut record = RegionRecord::new(description(1, 3), PeerId::new(9));
         assert!(RegionRecord::decode(&record.encode()).is_err());
         record.tombstone = true;
         assert!(RegionRecord::decode(&record.encode()).is_ok());

@@ -11,7 +11,9 @@ use raft::eraftpb::{Entry, HardState};
 
 use crate::answer::{Answer, Callback};
 use crate::command::CommandError;
-use crate::description::{AppliedState, DecodeError, RegionDescription};
+use crate::description::{
+    AppliedState, DecodeError, RegionDescription, RegionRecord, TruncatedState,
+};
 use crate::envelope::Envelope;
 use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
 use crate::log_reader::LogReadError;
@@ -37,6 +39,14 @@ pub struct Effects {
     pub compact_request: Option<Index>,
     /// Role, term or leader changed.
     pub role_change: Option<RoleChange>,
+    /// The region has other peers from now on, or another range.
+    pub description_change: Option<Arc<RegionDescription>>,
+    /// Peers that can only be helped by a snapshot. Make one of the state machine's contents and hand
+    /// what it is to [`snapshot_ready`](crate::Region::snapshot_ready).
+    pub snapshots_wanted: Vec<PeerId>,
+    /// This peer is not in the region any more, which is like this now. The region has ended: write a
+    /// tombstone for it, then destroy its contents. What comes with it may leave, nothing else does.
+    pub removed: Option<Arc<RegionDescription>>,
     /// The region has stopped itself and must be quarantined. Nothing else comes with it but
     /// answers.
     pub fatal: Option<RegionFailure>,
@@ -51,6 +61,9 @@ impl Effects {
         self.answers.clear();
         self.compact_request = None;
         self.role_change = None;
+        self.description_change = None;
+        self.snapshots_wanted.clear();
+        self.removed = None;
         self.fatal = None;
     }
 
@@ -62,6 +75,9 @@ impl Effects {
             && self.answers.is_empty()
             && self.compact_request.is_none()
             && self.role_change.is_none()
+            && self.description_change.is_none()
+            && self.snapshots_wanted.is_empty()
+            && self.removed.is_none()
             && self.fatal.is_none()
     }
 }
@@ -104,6 +120,12 @@ pub struct LogWrite {
     pub entries: Vec<Entry>,
     /// To replace the hard state, if any.
     pub hard_state: Option<HardState>,
+    /// The whole log gives way to a snapshot and begins after it; `entries` follow it. The record that
+    /// says so is among `records`.
+    pub snapshot: Option<TruncatedState>,
+    /// Records of regions: of the children of a split, which must be durable before the split is applied;
+    /// or the region's own.
+    pub records: Vec<RegionRecord>,
     pub(crate) held: HeldMessages,
     pub(crate) must_sync: bool,
 }
@@ -116,7 +138,10 @@ impl LogWrite {
 
     /// Whether there is nothing to write. The write still takes its place in the order.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.hard_state.is_none()
+        self.entries.is_empty()
+            && self.hard_state.is_none()
+            && self.snapshot.is_none()
+            && self.records.is_empty()
     }
 
     /// Takes out the messages that wait for this write.
@@ -194,6 +219,26 @@ pub struct ApplyBatch {
     /// To be stored in the same atomic batch as the commands' effects. Its index is to be reported
     /// by [`applied`](crate::Region::applied).
     pub applied: AppliedState,
+    /// What happens to the region as a whole. A batch with a change has no commands.
+    pub change: Option<RegionChange>,
+}
+
+/// What happens to a region as a whole. It is handed out only after the write that it rests on, which came
+/// with an earlier [`collect`](crate::Region::collect), is reported as persisted.
+#[derive(Debug)]
+pub enum RegionChange {
+    /// The region becomes several. Their records are written; divide the contents, then bring the children
+    /// to life.
+    Split {
+        /// What the others are.
+        children: Vec<RegionDescription>,
+        /// Told the parts, parent first, where the split was proposed at this peer.
+        callback: Option<Callback>,
+        /// Whether this peer leads: then the children's peers here should campaign at once.
+        leading: bool,
+    },
+    /// The contents give way to those of the snapshot that was taken up to `applied`.
+    Install,
 }
 
 /// A committed command of the user, whose epoch still matches.
@@ -275,6 +320,8 @@ pub struct RegionStatus {
     pub leader: Option<PeerId>,
     /// Last entry of the log that is gone.
     pub truncated: Index,
+    /// The snapshot up to here is in the log, and not yet in the state machine.
+    pub installing: Option<Index>,
     /// Last entry that the state machine has reported as applied.
     pub applied: Index,
     /// Last entry handed out to be applied.

@@ -2,29 +2,47 @@
 //!
 //! The second look at the epoch is here: between propose and commit a region may have been split or
 //! have got other peers. A command of another epoch is carried out by no peer, and its proposer is
-//! told what the region is now.
+//! told what the region is now. So a look at a run of entries ends where the region changes, and goes on
+//! with what it has become.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-use raft::eraftpb::Entry;
+use raft::eraftpb::{ConfChangeV2, Entry};
 
 use crate::admission::epoch_not_match;
 use crate::answer::{Answer, Callback};
 use crate::command::{Command, CommandError};
-use crate::description::{AppliedState, RegionDescription};
-use crate::effects::{ApplyBatch, ApplyCommand};
+use crate::description::RegionDescription;
+use crate::effects::ApplyCommand;
 use crate::entry_cache::entry_bytes;
 use crate::ids::{Index, Term};
 use crate::proposals::ProposalQueue;
+use crate::split::SplitRequest;
 
-/// What committed entries come to.
+/// What committed entries come to, up to the first that changes the region itself.
 #[derive(Debug)]
 pub(crate) struct Emission {
-    pub(crate) batch: ApplyBatch,
+    /// The user's commands among them.
+    pub(crate) commands: Vec<ApplyCommand>,
+    /// Index and term of the last entry looked at, a change included.
+    pub(crate) last: (Index, Term),
     /// Size of the entries in memory.
     pub(crate) bytes: usize,
-    /// Up to where the log may be cut, once the batch is applied.
+    /// Up to where the log may be cut, once the commands are applied.
     pub(crate) compact_request: Option<Index>,
+    /// The change at which it ended. What follows must be looked at as the region is then.
+    pub(crate) change: Option<Change>,
+}
+
+/// An entry that changes the region itself.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// Become several.
+    Split(SplitRequest, Option<Callback>),
+    /// Get other peers.
+    Peers(ConfChangeV2, Option<Callback>),
+    /// Leave a joint configuration.
+    LeaveJoint,
 }
 
 /// Understands committed entries and joins them with their proposals. `None` if there are none.
@@ -33,51 +51,69 @@ pub(crate) struct Emission {
 /// At the first entry that is not understood: nothing is handed out then, and the proposals among
 /// the entries are answered as unknown, since they are dropped.
 pub(crate) fn emit(
-    description: &Arc<RegionDescription>,
-    committed: Vec<Entry>,
+    description: &RegionDescription,
+    committed: &mut VecDeque<Entry>,
     proposals: &mut ProposalQueue,
     answers: &mut Vec<(Callback, Answer)>,
 ) -> Result<Option<Emission>, CommandError> {
-    let Some(last) = committed.last() else { return Ok(None) };
-    let region_id = description.id;
-    let applied = AppliedState {
-        index: Index::new(last.index),
-        term: Term::new(last.term),
-        description: description.clone(),
+    let Some(first) = committed.front() else { return Ok(None) };
+    let mut emission = Emission {
+        commands: Vec::with_capacity(committed.len()),
+        last: (Index::new(first.index), Term::new(first.term)),
+        bytes: 0,
+        compact_request: None,
+        change: None,
     };
-    let bytes = committed.iter().map(entry_bytes).sum();
-    let mut commands = Vec::with_capacity(committed.len());
-    let mut compact_request = None;
-    for entry in committed {
+    let own = description.epoch;
+    while let Some(entry) = committed.pop_front() {
         let (index, term) = (Index::new(entry.index), Term::new(entry.term));
-        let proposal = proposals.committed(index, term, answers);
-        let (callback, stamp) = match proposal {
+        emission.last = (index, term);
+        emission.bytes += entry_bytes(&entry);
+        let (callback, stamp) = match proposals.committed(index, term, answers) {
             Some(proposal) => (Some(proposal.callback), proposal.stamp),
             None => (None, 0),
         };
-        match Command::decode(region_id, &entry)? {
-            Command::User { epoch, payload } if epoch == description.epoch => {
-                commands.push(ApplyCommand { index, term, payload, callback, stamp });
+        let stale = match Command::decode(description.id, &entry)? {
+            Command::User { epoch, payload } if epoch == own => {
+                emission.commands.push(ApplyCommand { index, term, payload, callback, stamp });
+                continue;
             }
-            Command::User { .. } => {
-                answers.extend(callback.map(|c| (c, Err(epoch_not_match(description)))));
+            Command::CompactLog { index, .. } => {
+                emission.compact_request = Some(index);
+                continue;
             }
-            Command::CompactLog { index, .. } => compact_request = Some(index),
-            Command::Empty => {}
-        }
+            Command::Empty => continue,
+            Command::Split { epoch, request }
+                if epoch == own && request.check(description).is_ok() =>
+            {
+                emission.change = Some(Change::Split(request, callback));
+                break;
+            }
+            Command::ChangePeers { epoch, change } if epoch.conf_ver == own.conf_ver => {
+                emission.change = Some(Change::Peers(change, callback));
+                break;
+            }
+            Command::LeaveJoint if description.joint => {
+                emission.change = Some(Change::LeaveJoint);
+                break;
+            }
+            Command::User { .. } | Command::Split { .. } | Command::ChangePeers { .. } => callback,
+            Command::LeaveJoint => None,
+        };
+        answers.extend(stale.map(|callback| (callback, Err(epoch_not_match(description)))));
     }
-    let batch = ApplyBatch { region_id, commands, applied };
-    Ok(Some(Emission { batch, bytes, compact_request }))
+    Ok(Some(emission))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{compact_log_entry, HeaderCache};
+    use crate::command::{compact_log_entry, split_entry, HeaderCache};
     use crate::description::tests::description;
     use crate::description::RegionEpoch;
     use crate::error::ProposeError;
-    use crate::ids::RegionId;
+    use crate::ids::{PeerId, RegionId};
+    use crate::split::NewRegion;
 
     fn at(index: u64, mut entry: Entry) -> Entry {
         (entry.index, entry.term) = (index, 6);
@@ -94,33 +130,55 @@ mod tests {
 
     #[test]
     fn a_command_of_another_epoch_is_not_applied_and_its_proposer_is_told() {
-        let described = Arc::new(description(1, 1));
+        let described = description(1, 1);
         let moved = RegionEpoch { version: 2, ..described.epoch };
         let mut headers = HeaderCache::default();
-        let committed = vec![
+        let mut committed = VecDeque::from([
             at(6, headers.user_entry(moved, "other".into())),
             at(7, headers.user_entry(described.epoch, "own".into())),
             at(8, compact_log_entry(described.epoch, Index::new(5))),
-        ];
+        ]);
         let mut answers = Vec::new();
-        let emission = emit(&described, committed, &mut waiting(6..8), &mut answers);
+        let emission = emit(&described, &mut committed, &mut waiting(6..8), &mut answers);
         let emission = emission.unwrap().unwrap();
-        let [command] = emission.batch.commands.as_slice() else { panic!("{emission:?}") };
+        let [command] = emission.commands.as_slice() else { panic!("{emission:?}") };
         assert_eq!((command.index.get(), command.stamp, &command.payload[..]), (7, 7, &b"own"[..]));
-        assert_eq!(emission.batch.applied.index, Index::new(8));
+        assert_eq!(emission.last.0, Index::new(8));
         assert_eq!(emission.compact_request, Some(Index::new(5)));
         assert!(matches!(answers.as_slice(), [(_, Err(ProposeError::EpochNotMatch { .. }))]));
     }
 
     #[test]
     fn one_entry_that_is_not_understood_keeps_back_all() {
-        let described = Arc::new(description(1, 1));
+        let described = description(1, 1);
         let good = HeaderCache::default().user_entry(described.epoch, "good".into());
         let bad = Entry { context: vec![9].into(), ..Entry::default() };
         let mut proposals = waiting(6..7);
-        let committed = vec![at(6, good), at(7, bad)];
-        let failed = emit(&described, committed, &mut proposals, &mut Vec::new());
+        let mut committed = VecDeque::from([at(6, good), at(7, bad)]);
+        let failed = emit(&described, &mut committed, &mut proposals, &mut Vec::new());
         assert_eq!(failed.unwrap_err().index, Index::new(7));
         assert_eq!(proposals.len(), 0);
+    }
+
+    #[test]
+    fn a_change_of_the_region_ends_the_look() {
+        let described = description(1, 1);
+        let request = SplitRequest {
+            keys: vec!["k".into()],
+            regions: vec![NewRegion { id: RegionId::new(2), peers: vec![PeerId::new(9)] }],
+            parent_is_right: false,
+        };
+        let mut headers = HeaderCache::default();
+        let mut committed = VecDeque::from([
+            at(6, headers.user_entry(described.epoch, "before".into())),
+            at(7, split_entry(described.epoch, &request)),
+            at(8, headers.user_entry(described.epoch, "after".into())),
+        ]);
+        let mut answers = Vec::new();
+        let emission = emit(&described, &mut committed, &mut waiting(6..9), &mut answers);
+        let emission = emission.unwrap().unwrap();
+        assert_eq!((emission.commands.len(), emission.last.0.get()), (1, 7));
+        assert!(matches!(&emission.change, Some(Change::Split(r, Some(_))) if *r == request));
+        assert_eq!((committed.len(), answers.len()), (1, 0));
     }
 }

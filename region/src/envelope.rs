@@ -4,11 +4,13 @@
 //! the region, and what the region needs to tell a stranger from a peer. An envelope that was
 //! decoded is well-formed; whether it is *true* is checked by the [guard](crate::Rejection).
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use protobuf::Message as _;
 use raft::eraftpb;
 
-use crate::description::{DecodeError, Peer, RegionEpoch};
+use crate::description::{DecodeError, Peer, RegionDescription, RegionEpoch};
 use crate::ids::RegionId;
 use crate::proto;
 
@@ -30,9 +32,15 @@ pub struct Envelope {
     pub to: Peer,
     /// Epoch of the sender.
     pub epoch: RegionEpoch,
-    /// What raft-rs has to say.
+    /// What raft-rs has to say. A message without a sender says nothing: the envelope then carries a
+    /// description alone, for a peer that is not in it any more.
     pub message: eraftpb::Message,
+    /// The sender's region, where the receiver may not know it yet, or know less of it.
+    pub description: Option<Arc<RegionDescription>>,
 }
+
+/// Most bytes that Raft's contexts may have: those of reads, and the word that marks a campaign by request.
+pub(crate) const MAX_CONTEXT_BYTES: usize = 32;
 
 impl Envelope {
     /// The bytes of this envelope: one buffer, each payload copied once.
@@ -45,6 +53,9 @@ impl Envelope {
         header.set_from(self.from.to_proto());
         header.set_to(self.to.to_proto());
         header.set_epoch(self.epoch.to_proto());
+        if let Some(description) = &self.description {
+            header.set_description(description.to_proto());
+        }
 
         let header_bytes = header.compute_size();
         let message_bytes = self.message.compute_size();
@@ -76,6 +87,10 @@ impl Envelope {
             to: Peer::from_proto(header.get_to()),
             epoch: RegionEpoch::from_proto(header.get_epoch()),
             message,
+            description: match header.has_description() {
+                true => Some(Arc::new(RegionDescription::from_proto(header.get_description())?)),
+                false => None,
+            },
         })
     }
 }
@@ -115,6 +130,7 @@ mod tests {
             to: Peer::learner(PeerId::new(2), StoreId::new(12)),
             epoch: RegionEpoch { conf_ver: 3, version: 4 },
             message,
+            description: Some(Arc::new(crate::description::tests::description(5, 2))),
         }
     }
 

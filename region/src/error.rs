@@ -12,6 +12,9 @@ use std::sync::Arc;
 
 use crate::description::{Peer, RegionDescription, RegionEpoch};
 use crate::ids::RegionId;
+use crate::membership::ChangeError;
+use crate::split::SplitError;
+use crate::transfer::TransferError;
 
 /// Why a proposal was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +78,36 @@ pub enum ProposeError {
         /// Why nobody can tell.
         reason: &'static str,
     },
+    /// The region cannot be split like this; `cause` says why, `current` what it is.
+    #[error("region {region_id}: no split: {cause}")]
+    InvalidSplit {
+        /// The region.
+        region_id: RegionId,
+        /// Why.
+        cause: Box<SplitError>,
+        /// What is there now.
+        current: Arc<RegionDescription>,
+    },
+    /// The region's peers cannot be changed like this; `cause` says why, `current` what they are.
+    #[error("region {region_id}: no change of peers: {cause}")]
+    InvalidChange {
+        /// The region.
+        region_id: RegionId,
+        /// Why.
+        cause: Box<ChangeError>,
+        /// What is there now.
+        current: Arc<RegionDescription>,
+    },
+    /// Leadership was not handed over; `cause` says why, `current` which peers there are.
+    #[error("region {region_id}: no transfer of leadership: {cause}")]
+    TransferRefused {
+        /// The region.
+        region_id: RegionId,
+        /// Why.
+        cause: Box<TransferError>,
+        /// What is there now.
+        current: Arc<RegionDescription>,
+    },
     /// The region, or the whole store, is shutting down. Try the other peers.
     #[error("region {region_id}: stopped")]
     Stopped {
@@ -117,6 +150,9 @@ impl ProposeError {
             | ProposeError::Stale { .. }
             | ProposeError::Stopped { .. }
             | ProposeError::Quarantined { .. } => true,
+            ProposeError::InvalidChange { cause, .. } => cause.is_retryable(),
+            ProposeError::InvalidSplit { cause, .. } => **cause == SplitError::PeersChange,
+            ProposeError::TransferRefused { cause, .. } => cause.is_retryable(),
             ProposeError::TooLarge { .. } | ProposeError::Unknown { .. } => false,
         }
     }
@@ -137,6 +173,9 @@ impl ProposeError {
             | ProposeError::TooLarge { region_id, .. }
             | ProposeError::Stale { region_id }
             | ProposeError::Unknown { region_id, .. }
+            | ProposeError::InvalidSplit { region_id, .. }
+            | ProposeError::InvalidChange { region_id, .. }
+            | ProposeError::TransferRefused { region_id, .. }
             | ProposeError::Stopped { region_id }
             | ProposeError::Quarantined { region_id } => *region_id,
         }
@@ -152,6 +191,9 @@ impl ProposeError {
             ProposeError::TooLarge { .. } => "too_large",
             ProposeError::Stale { .. } => "stale",
             ProposeError::Unknown { .. } => "unknown",
+            ProposeError::InvalidSplit { .. } => "invalid_split",
+            ProposeError::InvalidChange { .. } => "invalid_change",
+            ProposeError::TransferRefused { .. } => "transfer_refused",
             ProposeError::Stopped { .. } => "stopped",
             ProposeError::Quarantined { .. } => "quarantined",
         }

@@ -13,14 +13,15 @@
 //! | raft: 320 | not a vote message | called for vote requests only |
 //! | raft: 377; 943, 1055, 1225 | wrong or missing membership | descriptions are validated and hold the own peer |
 //! | raft: 640, 648 | term of a vote missing, or set elsewhere | guard: term at least 1; restored terms at least 5 |
-//! | raft: 698, 702; progress: 236 | bad snapshot, or one under way | the storage only ever says "temporarily unavailable" |
+//! | raft: 698, 702; progress: 236 | bad snapshot, or one under way | the storage hands out sound ones or says "temporarily unavailable"; raft-rs pauses a peer that is sent one |
 //! | raft: 890, 895, 1926 | unknown sender | guard: sender is one of the description's peers |
-//! | raft: 978, 2024 | empty or refused proposals | proposals come from the region alone, never empty |
+//! | raft: 978, 2024 | empty or refused proposals | proposals come from the region alone, never empty; leaving a joint configuration costs no bytes |
 //! | raft: 1146, 1169, 1197 | impossible transitions | raft-rs itself: a leader ignores MsgHup, only candidates are elected |
 //! | raft: 1214; raw_node: 496 | elected with an unpersisted log | the region postpones campaigns while entries are not persisted |
 //! | raft: 1543, 2203; raft_log: 434, 599, 605 | storage errors | the storage returns none but the tolerated ones; truncated ≤ applied |
 //! | raft: 2269–2279 | other term than one's own | guard: term at least 1 |
-//! | raft: 2434, 2623–2647, 2850; raft_log: 549, 558, 635 | snapshots | guard: snapshots and requests for them are refused |
+//! | raft: 2434, 2850 | requests for snapshots | guard: refused |
+//! | raft: 2623–2647; raft_log: 549, 558, 635 | snapshots | guard: sound in themselves, hold this peer, configuration as described; raft-rs leaves old ones |
 //! | raft: 2497, 2507; raft_log: 101, 135, 653 | term unknown | all terms of the log are in memory |
 //! | raft: read-index (`entries[0]`) | no entry in a read-index message | guard: not supported, refused |
 //! | raft: 2786; raft_log: 314 | commit or applied index out of range | restore validates them; reports of applied are clamped |
@@ -28,7 +29,7 @@
 //! | raft_log: 292 | commit beyond the log | guard: heartbeats; appends take the lower of the two |
 //! | raft_log: 476, 485; log_unstable: 126, 197, 201 | gap after the log | guard: `log_term` at least 1 (0 "matches" any index beyond the log), contiguous entries |
 //! | log_unstable: 97–135; raw_node: 459, 595 | Ready and advance out of step | `collect` does both, with nothing in between |
-//! | raw_node: 519, 523 | snapshot in a Ready | none is ever accepted |
+//! | raw_node: 488, 519, 523 | snapshot in a Ready | guard: none while committed entries or changes are held back |
 //! | inflights: 94, 108 | window overrun | raft-rs itself: looks before it adds |
 //! | arithmetic | `index + 1`, `hint + 1`, `term + 1` overflow | guard: all numbers below 2^63, terms at most 2^32 ahead |
 
@@ -37,7 +38,8 @@ use raft::eraftpb::{EntryType, Message, MessageType};
 use crate::command::{has_unknown_fields, MAX_HEADER_BYTES};
 use crate::config::{RegionConfig, MAX_COMMAND_BYTES};
 use crate::description::{Peer, RegionDescription};
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, MAX_CONTEXT_BYTES};
+use crate::snapshots;
 
 /// Largest term, index or hint that is taken seriously.
 const MAX_NUMBER: u64 = u64::MAX / 2;
@@ -96,6 +98,15 @@ pub enum Rejection {
     /// Too much is waiting to be persisted or applied. The leader sends it again.
     #[error("too many entries wait to be persisted or applied")]
     Backlog,
+    /// A snapshot that is malformed, of another region, or does not hold this peer.
+    #[error("the snapshot is malformed")]
+    MalformedSnapshot,
+    /// A request to take over from somebody who does not lead.
+    #[error("the request to take over is not the leader's")]
+    NotFromLeader,
+    /// A vote so soon after the start that an earlier promise of this peer to a leader may still stand.
+    #[error("the vote comes too soon after the start")]
+    JustStarted,
     /// The region has stopped itself.
     #[error("the region is quarantined")]
     Quarantined,
@@ -122,6 +133,9 @@ impl Rejection {
             Rejection::ResponseBeyondLog => "response_beyond_log",
             Rejection::RivalLeader => "rival_leader",
             Rejection::Backlog => "backlog",
+            Rejection::MalformedSnapshot => "malformed_snapshot",
+            Rejection::NotFromLeader => "not_from_leader",
+            Rejection::JustStarted => "just_started",
             Rejection::Quarantined => "quarantined",
             Rejection::Stopped => "stopped",
         }
@@ -136,8 +150,14 @@ pub(crate) struct View<'a> {
     pub(crate) term: u64,
     pub(crate) leading: bool,
     pub(crate) last_index: u64,
+    /// Who leads, as far as is known.
+    pub(crate) leader: u64,
     /// Too much waits to be persisted or applied.
     pub(crate) backlog: bool,
+    /// What was handed out rests on the log as it is: it may not be replaced now.
+    pub(crate) no_snapshot: bool,
+    /// Votes may be asked for.
+    pub(crate) may_vote: bool,
 }
 
 /// Checks a message from another store.
@@ -152,8 +172,28 @@ pub(crate) fn check(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejectio
         MessageType::MsgAppend => check_append(view, message),
         MessageType::MsgHeartbeat => check_heartbeat(view, message),
         MessageType::MsgAppendResponse => check_append_response(view, message),
+        MessageType::MsgSnapshot => check_snapshot(view, message),
+        MessageType::MsgTimeoutNow if message.term != view.term || message.from != view.leader => {
+            Err(Rejection::NotFromLeader)
+        }
+        MessageType::MsgRequestVote | MessageType::MsgRequestPreVote if !view.may_vote => {
+            // One that was asked for by a leader is no danger: that leader relies on nobody any more.
+            match message.context == CAMPAIGN_TRANSFER {
+                true => Ok(()),
+                false => Err(Rejection::JustStarted),
+            }
+        }
         _ => Ok(()),
     }
+}
+
+/// Whether the sender does not know that it was removed from the region.
+pub(crate) fn is_stale_candidate(view: &View<'_>, envelope: &Envelope) -> bool {
+    use MessageType::{MsgRequestPreVote, MsgRequestVote};
+    let asks = matches!(envelope.message.get_msg_type(), MsgRequestVote | MsgRequestPreVote);
+    asks && view.description.is_initialised()
+        && view.description.peer(envelope.from.id).is_none()
+        && envelope.epoch.conf_ver < view.description.epoch.conf_ver
 }
 
 fn check_addresses(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejection> {
@@ -167,7 +207,14 @@ fn check_addresses(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejection
     if (to.id, to.store) != (view.me.id, view.me.store) {
         return Err(Rejection::WrongRecipient);
     }
-    let known = view.description.peer(from.id).is_some_and(|peer| peer.store == from.store);
+    let known = match view.description.peer(from.id) {
+        Some(peer) => peer.store == from.store,
+        // It may have been added since: who knows less must listen to who knows more.
+        None => {
+            let newer = envelope.epoch.conf_ver > view.description.epoch.conf_ver;
+            newer && from.id.get() != 0 && from.store.get() != 0
+        }
+    };
     if !known || from.id == view.me.id {
         return Err(Rejection::UnknownSender);
     }
@@ -179,36 +226,55 @@ fn check_addresses(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejection
 
 fn check_type(message: &Message) -> Result<(), Rejection> {
     use MessageType::*;
-    match message.get_msg_type() {
-        MsgAppend => {}
+    let may_have_context = match message.get_msg_type() {
+        MsgAppend | MsgSnapshot | MsgTimeoutNow => false,
         MsgAppendResponse
-        | MsgHeartbeat
-        | MsgHeartbeatResponse
-        | MsgRequestVote
         | MsgRequestVoteResponse
         | MsgRequestPreVote
-        | MsgRequestPreVoteResponse => {
-            if !message.entries.is_empty() {
-                return Err(Rejection::MalformedEntries);
-            }
-        }
+        | MsgRequestPreVoteResponse => false,
+        MsgRequestVote => message.context == CAMPAIGN_TRANSFER,
+        MsgHeartbeat | MsgHeartbeatResponse => message.context.len() <= MAX_CONTEXT_BYTES,
         MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum => {
             return Err(Rejection::LocalMessage);
         }
-        MsgSnapshot | MsgTransferLeader | MsgTimeoutNow | MsgReadIndex | MsgReadIndexResp => {
-            return Err(Rejection::Unsupported);
-        }
+        MsgTransferLeader | MsgReadIndex | MsgReadIndexResp => return Err(Rejection::Unsupported),
+    };
+    let is = |msg_type| message.get_msg_type() == msg_type;
+    if !message.entries.is_empty() && !is(MsgAppend) {
+        return Err(Rejection::MalformedEntries);
     }
-    // A context belongs to reads and to leader transfers, neither of which exists yet.
-    let extras = message.has_snapshot()
+    let extras = message.has_snapshot() != is(MsgSnapshot)
         || message.request_snapshot != 0
-        || !message.context.is_empty()
+        || !(message.context.is_empty() || may_have_context)
         || message.priority != 0
         || message.deprecated_priority != 0;
     match extras {
         true => Err(Rejection::Unsupported),
         false => Ok(()),
     }
+}
+
+/// raft-rs's mark of a campaign that the leader has asked for.
+const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
+
+fn check_snapshot(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
+    if view.leading && message.term == view.term {
+        return Err(Rejection::RivalLeader);
+    }
+    if view.no_snapshot {
+        return Err(Rejection::Backlog);
+    }
+    let applied = snapshots::describe(message.get_snapshot());
+    let applied = applied.map_err(|_| Rejection::MalformedSnapshot)?;
+    let description = &applied.description;
+    let ours = description.peer(view.me.id).is_some_and(|peer| peer.store == view.me.store);
+    if description.id != view.description.id || !ours {
+        return Err(Rejection::MalformedSnapshot);
+    }
+    if applied.index.get() > MAX_NUMBER || applied.term.get() > message.term {
+        return Err(Rejection::OutOfRange);
+    }
+    Ok(())
 }
 
 fn check_numbers(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
@@ -234,7 +300,7 @@ fn check_append(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
         index += 1;
         let sound = entry.index == index
             && (term..=message.term).contains(&entry.term)
-            && entry.get_entry_type() == EntryType::EntryNormal
+            && entry.get_entry_type() != EntryType::EntryConfChange
             && !has_unknown_fields(entry)
             && entry.context.len() <= MAX_HEADER_BYTES;
         if !sound || entry.index > MAX_NUMBER {
@@ -283,8 +349,10 @@ fn check_append_response(view: &View<'_>, message: &Message) -> Result<(), Rejec
 mod tests {
     use super::*;
     use crate::description::tests::description;
-    use crate::ids::{PeerId, RegionId, StoreId};
+    use crate::description::AppliedState;
+    use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
     use raft::eraftpb::Entry;
+    use std::sync::Arc;
 
     fn append() -> Envelope {
         let described = description(4, 3);
@@ -295,6 +363,7 @@ mod tests {
             from: described.peers[1],
             to: described.peers[0],
             epoch: described.epoch,
+            description: None,
             message: Message {
                 msg_type: MessageType::MsgAppend,
                 from: 2,
@@ -330,7 +399,10 @@ mod tests {
             term: 7,
             leading,
             last_index: 9,
+            leader: 2,
             backlog,
+            no_snapshot: false,
+            may_vote: true,
         };
         check(&view, envelope)
     }
@@ -369,14 +441,68 @@ mod tests {
         {
             refused(Rejection::LocalMessage, of_type(msg_type), |_| ());
         }
-        for msg_type in [MsgSnapshot, MsgTransferLeader, MsgTimeoutNow, MsgReadIndex] {
+        for msg_type in [MsgSnapshot, MsgTransferLeader, MsgReadIndex] {
             refused(Rejection::Unsupported, of_type(msg_type), |_| ());
         }
         refused(Rejection::Unsupported, of_type(MsgRequestVote), |e| {
-            e.message.context = "CampaignTransfer".into();
+            e.message.context = "CampaignTransfer!".into();
         });
         refused(Rejection::Unsupported, of_type(MsgAppendResponse), |e| {
             e.message.request_snapshot = 1;
+        });
+    }
+
+    #[test]
+    fn only_the_leader_may_ask_to_take_over() {
+        let asks = of_type(MessageType::MsgTimeoutNow);
+        assert_eq!(check_as(false, false, &asks), Ok(()));
+        refused(Rejection::NotFromLeader, asks.clone(), |e| e.message.term = 8);
+        refused(Rejection::NotFromLeader, asks, |e| {
+            (e.from, e.message.from) = (description(4, 3).peers[2], 3);
+        });
+    }
+
+    #[test]
+    fn who_knows_more_peers_may_speak_and_who_knows_fewer_is_told() {
+        let mut new = append();
+        new.from = Peer::voter(PeerId::new(9), StoreId::new(9));
+        new.message.from = 9;
+        assert_eq!(check_as(false, false, &new), Err(Rejection::UnknownSender));
+        new.epoch.conf_ver += 1;
+        assert_eq!(check_as(false, false, &new), Ok(()));
+    }
+
+    fn snapshot() -> Envelope {
+        let applied = AppliedState {
+            index: Index::new(20),
+            term: Term::new(7),
+            description: Arc::new(description(4, 3)),
+        };
+        let mut envelope = of_type(MessageType::MsgSnapshot);
+        envelope.message.set_snapshot(snapshots::to_raft(&applied));
+        envelope
+    }
+
+    #[test]
+    fn a_snapshot_must_be_of_this_region_and_hold_this_peer() {
+        assert_eq!(check_as(false, false, &snapshot()), Ok(()));
+        assert_eq!(check_as(true, false, &snapshot()), Err(Rejection::RivalLeader));
+        let spoiled = |spoil: fn(&mut RegionDescription)| {
+            let mut described = description(4, 3);
+            spoil(&mut described);
+            let (index, term) = (Index::new(20), Term::new(7));
+            let applied = AppliedState { index, term, description: Arc::new(described) };
+            move |e: &mut Envelope| e.message.set_snapshot(snapshots::to_raft(&applied))
+        };
+        let malformed = Rejection::MalformedSnapshot;
+        refused(malformed, snapshot(), spoiled(|d| d.id = RegionId::new(5)));
+        refused(malformed, snapshot(), spoiled(|d| d.peers = d.peers.split_off(1)));
+        refused(malformed, snapshot(), |e| {
+            e.message.mut_snapshot().mut_metadata().index = 21;
+        });
+        refused(Rejection::OutOfRange, snapshot(), |e| {
+            e.message.log_term = 5;
+            e.message.term = 6;
         });
     }
 

@@ -51,6 +51,7 @@
 mod admission;
 mod answer;
 mod applying;
+mod changes;
 mod command;
 mod compaction;
 mod config;
@@ -65,32 +66,43 @@ mod ids;
 mod life;
 mod log_reader;
 mod logger;
+mod membership;
 mod outgoing;
+mod peer_book;
+mod pending;
 mod persistence;
 mod proposals;
 mod proto;
+mod queries;
 mod region;
 mod restore;
+mod snapshots;
+mod split;
 mod storage;
 mod term_runs;
 mod timeout;
+mod transfer;
 
 pub use answer::{Answer, Callback, Response};
+pub use changes::{regions_of_answer, AdminCommand};
 pub use command::{Command, CommandError, CommandKind};
 pub use config::{ConfigError, RegionConfig};
 pub use description::{
-    AppliedState, DecodeError, Peer, PeerRole, RegionDescription, RegionEpoch, RegionRecord,
-    StoreIdent, TruncatedState, INITIAL_INDEX, INITIAL_TERM, MAX_PEERS,
+    AppliedState, DecodeError, Origin, Peer, PeerRole, RegionDescription, RegionEpoch,
+    RegionRecord, StoreIdent, TruncatedState, INITIAL_INDEX, INITIAL_TERM, MAX_PEERS,
 };
 pub use effects::{
-    ApplyBatch, ApplyCommand, Effects, HeldMessages, LogWrite, Persisted, RegionFailure,
-    RegionStatus, Role, RoleChange,
+    ApplyBatch, ApplyCommand, Effects, HeldMessages, LogWrite, Persisted, RegionChange,
+    RegionFailure, RegionStatus, Role, RoleChange,
 };
 pub use envelope::Envelope;
 pub use error::ProposeError;
 pub use guard::Rejection;
 pub use ids::{Index, PeerId, RegionId, StoreId, Term};
 pub use log_reader::{LogReadError, LogReader};
+pub use membership::{ChangeError, PeerChange, MAX_PEER_CHANGES};
 pub use proposals::Proposal;
 pub use region::{Campaign, Region};
 pub use restore::RestoredState;
+pub use split::{NewRegion, SplitError, SplitRequest, MAX_KEY_BYTES, MAX_SPLIT_KEYS};
+pub use transfer::TransferError;

@@ -1,8 +1,12 @@
 //! Whether a region works.
 //!
-//! `Live` goes to `Stopped`, or to `Failing` and, once the failure is reported, to `Failed`. There
-//! is no way back: a region that ended is dropped.
+//! `Live` goes to `Stopped`; or to `Failing` and, once the failure is reported, to `Failed`; or, when the
+//! peer is not in its region any more, to `Removing` and, once that is reported, to `Stopped`. There is no
+//! way back: a region that ended is dropped.
 
+use std::sync::Arc;
+
+use crate::description::RegionDescription;
 use crate::effects::RegionFailure;
 use crate::guard::Rejection;
 
@@ -13,6 +17,8 @@ pub(crate) enum Life {
     Live,
     /// Shut down.
     Stopped,
+    /// Not of the region any more; still to be reported.
+    Removing(Arc<RegionDescription>),
     /// Failed; the failure is still to be reported.
     Failing(Box<RegionFailure>),
     /// Failed, and reported.
@@ -29,7 +35,7 @@ impl Life {
     pub(crate) fn check(&self) -> Result<(), Rejection> {
         match self {
             Life::Live => Ok(()),
-            Life::Stopped => Err(Rejection::Stopped),
+            Life::Stopped | Life::Removing(_) => Err(Rejection::Stopped),
             Life::Failing(_) | Life::Failed => Err(Rejection::Quarantined),
         }
     }
@@ -48,6 +54,17 @@ impl Life {
         }
         match std::mem::replace(self, Life::Failed) {
             Life::Failing(failure) => Some(*failure),
+            _ => None,
+        }
+    }
+
+    /// The region that the peer has left, if that is not reported yet.
+    pub(crate) fn take_removal(&mut self) -> Option<Arc<RegionDescription>> {
+        if !matches!(self, Life::Removing(_)) {
+            return None;
+        }
+        match std::mem::replace(self, Life::Stopped) {
+            Life::Removing(description) => Some(description),
             _ => None,
         }
     }

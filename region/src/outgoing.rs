@@ -5,33 +5,63 @@
 //! Here such a message is cut into several of the agreed size. Cutting an append is always sound:
 //! each piece names the index and term of the last entry of the piece before it.
 
+use std::sync::Arc;
+
 use protobuf::Message as _;
-use raft::eraftpb::{Entry, Message};
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::ProgressTracker;
 
 use crate::description::{Peer, RegionDescription};
 use crate::envelope::Envelope;
 use crate::ids::PeerId;
+use crate::peer_book::PeerBook;
 
 /// Who sends, and how much at once.
 pub(crate) struct Sender<'a> {
     pub(crate) cluster_id: u64,
-    pub(crate) description: &'a RegionDescription,
+    pub(crate) description: &'a Arc<RegionDescription>,
     pub(crate) me: Peer,
     pub(crate) max_message_bytes: usize,
+    /// Those that the description does not hold.
+    pub(crate) book: &'a PeerBook,
+    /// A leader's view of the others.
+    pub(crate) progress: Option<&'a ProgressTracker>,
 }
 
 impl Sender<'_> {
-    /// Addresses messages. Those to peers that the description lacks are dropped.
+    /// Addresses messages. Those to peers of whom nobody knows where they are are dropped.
     pub(crate) fn address(&self, messages: Vec<Message>) -> Vec<Box<Envelope>> {
         let mut envelopes = Vec::with_capacity(messages.len());
         for message in messages {
-            let Some(to) = self.description.peer(PeerId::new(message.to)) else { continue };
-            self.cut(message, |message| envelopes.push(self.envelope(*to, message)));
+            let id = PeerId::new(message.to);
+            let known = self.description.peer(id).copied().or_else(|| self.book.stranger(id));
+            let Some(to) = known else { continue };
+            self.cut(message, |message| envelopes.push(self.envelope(to, message)));
         }
         envelopes
     }
 
+    /// An envelope that says nothing but what the region is.
+    pub(crate) fn notice(&self, to: Peer) -> Box<Envelope> {
+        let mut envelope = self.envelope(to, Message::default());
+        envelope.description = Some(self.description.clone());
+        envelope
+    }
+
+    /// Whether the receiver may not have the region yet, or not as it is.
+    fn must_describe(&self, message: &Message) -> bool {
+        match message.get_msg_type() {
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => true,
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot => {
+                let progress = self.progress.and_then(|all| all.get(message.to));
+                progress.is_some_and(|progress| progress.matched == 0)
+            }
+            _ => false,
+        }
+    }
+
     fn envelope(&self, to: Peer, message: Message) -> Box<Envelope> {
+        let description = self.must_describe(&message).then(|| self.description.clone());
         Box::new(Envelope {
             cluster_id: self.cluster_id,
             region_id: self.description.id,
@@ -39,6 +69,7 @@ impl Sender<'_> {
             to,
             epoch: self.description.epoch,
             message,
+            description,
         })
     }
 
@@ -77,16 +108,17 @@ impl Sender<'_> {
 mod tests {
     use super::*;
     use crate::description::tests::description;
-    use raft::eraftpb::MessageType;
 
     #[test]
     fn a_merged_append_is_cut_into_pieces_that_follow_each_other() {
-        let described = description(1, 2);
+        let (described, book) = (Arc::new(description(1, 2)), PeerBook::default());
         let sender = Sender {
             cluster_id: 1,
             description: &described,
             me: described.peers[0],
             max_message_bytes: 300,
+            book: &book,
+            progress: None,
         };
         let entries: Vec<_> = (6..20)
             .map(|index| Entry {
@@ -123,9 +155,21 @@ mod tests {
 
     #[test]
     fn a_message_to_an_unknown_peer_is_dropped() {
-        let described = description(1, 2);
-        let me = described.peers[0];
-        let sender = Sender { cluster_id: 1, description: &described, me, max_message_bytes: 300 };
-        assert!(sender.address(vec![Message { to: 3, ..Message::default() }]).is_empty());
+        let (described, mut book) = (Arc::new(description(1, 2)), PeerBook::default());
+        let to_three = || vec![Message { to: 3, ..Message::default() }];
+        let addressed = |book: &PeerBook| {
+            let sender = Sender {
+                cluster_id: 1,
+                description: &described,
+                me: described.peers[0],
+                max_message_bytes: 300,
+                book,
+                progress: None,
+            };
+            sender.address(to_three()).len()
+        };
+        assert_eq!(addressed(&book), 0);
+        book.meet(Peer::voter(PeerId::new(3), crate::ids::StoreId::new(9)));
+        assert_eq!(addressed(&book), 1);
     }
 }

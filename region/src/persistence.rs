@@ -18,6 +18,7 @@
 
 use raft::eraftpb::{Entry, HardState};
 
+use crate::description::{RegionRecord, TruncatedState};
 use crate::effects::{HeldMessages, LogWrite};
 use crate::envelope::Envelope;
 use crate::ids::RegionId;
@@ -48,6 +49,24 @@ pub(crate) struct ReadyParts {
     pub(crate) hard_state: HardState,
     pub(crate) leading: bool,
     pub(crate) messages: Vec<Box<Envelope>>,
+    /// The log begins anew after this one.
+    pub(crate) snapshot: Option<TruncatedState>,
+    pub(crate) records: Vec<RegionRecord>,
+}
+
+impl ReadyParts {
+    /// A Ready without what is still to be found out about it.
+    pub(crate) fn new(number: u64, entries: Vec<Entry>, leading: bool) -> Self {
+        Self {
+            number,
+            entries,
+            leading,
+            hard_state: HardState::default(),
+            messages: Vec::new(),
+            snapshot: None,
+            records: Vec::new(),
+        }
+    }
 }
 
 /// What is to be done about a Ready.
@@ -77,12 +96,14 @@ impl Writes {
 
     /// Decides about a Ready.
     pub(crate) fn plan(&mut self, region_id: RegionId, parts: ReadyParts) -> Plan {
-        let ReadyParts { number, entries, hard_state, leading, messages } = parts;
+        let ReadyParts { number, entries, hard_state, leading, messages, snapshot, records } =
+            parts;
         debug_assert!(number > self.seen);
         self.seen = number;
         let promises =
             (hard_state.term, hard_state.vote) != (self.hard_state.term, self.hard_state.vote);
-        let must_sync = promises || !entries.is_empty();
+        let must_sync =
+            promises || !entries.is_empty() || snapshot.is_some() || !records.is_empty();
         if promises {
             self.term_write = number;
         }
@@ -107,10 +128,17 @@ impl Writes {
             number,
             entries,
             hard_state: moved.then(|| self.hard_state.clone()),
+            snapshot,
+            records,
             held: HeldMessages { region_id, number, messages: held },
             must_sync,
         };
         Plan { free, write: Some(write), persisted_now: false }
+    }
+
+    /// Whether everything up to this number is durable.
+    pub(crate) fn is_persisted(&self, number: u64) -> bool {
+        number <= self.persisted
     }
 
     /// Write `number` is durable. Returns the number up to which raft-rs may be told so: Readys
@@ -152,13 +180,12 @@ mod tests {
             to: peer,
             epoch: RegionEpoch::default(),
             message: Default::default(),
+            description: None,
         };
         ReadyParts {
-            number,
-            entries: vec![Entry::default(); entries],
             hard_state,
-            leading,
             messages: vec![Box::new(envelope)],
+            ..ReadyParts::new(number, vec![Entry::default(); entries], leading)
         }
     }
 

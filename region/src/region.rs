@@ -19,24 +19,25 @@
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::{ProgressState, RawNode};
 
 use crate::admission::Admission;
 use crate::applying::Applying;
-use crate::command::{compact_log_entry, CommandError, HeaderCache};
+use crate::command::{compact_log_entry, HeaderCache};
 use crate::compaction::{Compaction, LogState};
 use crate::config::RegionConfig;
 use crate::description::{Peer, RegionDescription, TruncatedState};
-use crate::effects::{Effects, Persisted, RegionFailure, RegionStatus, Role, RoleChange};
-use crate::emission;
+use crate::effects::{Effects, Persisted, RegionFailure, Role, RoleChange};
 use crate::envelope::Envelope;
 use crate::error::ProposeError;
 use crate::guard::{self, Rejection, View};
-use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
+use crate::ids::{Index, StoreId, Term};
 use crate::life::Life;
 use crate::log_reader::LogReader;
 use crate::logger::raft_logger;
 use crate::outgoing::Sender;
+use crate::peer_book::PeerBook;
+use crate::pending::Pending;
 use crate::persistence::{ReadyParts, Writes};
 use crate::proposals::{Proposal, ProposalQueue};
 use crate::restore::{self, RestoredState};
@@ -61,20 +62,23 @@ pub enum Campaign {
 
 /// One peer of a region. See the crate's documentation for how to drive it.
 pub struct Region {
-    peer: Peer,
-    description: Arc<RegionDescription>,
-    config: Arc<RegionConfig>,
-    raw: RawNode<RegionStorage>,
+    pub(crate) peer: Peer,
+    pub(crate) description: Arc<RegionDescription>,
+    pub(crate) config: Arc<RegionConfig>,
+    pub(crate) raw: RawNode<RegionStorage>,
     headers: HeaderCache,
-    proposals: ProposalQueue,
-    writes: Writes,
-    applying: Applying,
-    compaction: Compaction,
+    pub(crate) proposals: ProposalQueue,
+    pub(crate) writes: Writes,
+    pub(crate) applying: Applying,
+    pub(crate) compaction: Compaction,
+    /// Changes of the region itself that are under way.
+    pub(crate) pending: Pending,
+    pub(crate) book: PeerBook,
     /// As of the last `collect`.
     reported: RoleChange,
     /// As of the last `collect`.
     collected: HardState,
-    life: Life,
+    pub(crate) life: Life,
 }
 
 impl Region {
@@ -88,7 +92,7 @@ impl Region {
         config: Arc<RegionConfig>,
         reader: Arc<dyn LogReader>,
     ) -> Result<Region, RegionFailure> {
-        let sound = restore::check(state, store, reader.as_ref())?;
+        let sound = restore::check(state, store, config.election_ticks, reader.as_ref())?;
         let region_id = sound.description.id;
         let raft_config = config.for_raft(sound.me.id, sound.applied);
         let storage = RegionStorage::new(
@@ -110,6 +114,8 @@ impl Region {
             writes: Writes::new(sound.written),
             applying: Applying::new(sound.applied, config.max_unapplied_bytes),
             compaction: Compaction::default(),
+            pending: Pending::new(sound.no_vote_ticks, sound.replay_to, sound.awaits_split),
+            book: PeerBook::default(),
             reported: RoleChange { role: Role::Follower, term, leader: None },
             collected: sound.current,
             life: Life::Live,
@@ -126,13 +132,30 @@ impl Region {
     /// Says why the message was dropped. Dropping it is safe.
     pub fn step(&mut self, envelope: Box<Envelope>) -> Result<(), Rejection> {
         self.life.check()?;
-        guard::check(&self.view(), &envelope)?;
+        if self.hears_of_removal(&envelope)? {
+            return Ok(());
+        }
+        if let Err(rejection) = guard::check(&self.view(), &envelope) {
+            if guard::is_stale_candidate(&self.view(), &envelope) {
+                let notice = self.sender().notice(envelope.from);
+                self.pending.notify(notice);
+            }
+            return Err(rejection);
+        }
+        if self.is_leader() {
+            self.book.heard(envelope.from.id);
+        } else if self.description.peer(envelope.from.id).is_none() {
+            self.book.meet(envelope.from);
+        }
         let message = envelope.message;
-        let from = message.from;
-        let rejected = message.reject && message.get_msg_type() == MessageType::MsgAppendResponse;
-        // The only error is "no such peer", which the guard has excluded.
-        let stepped = self.raw.step(message);
-        debug_assert!(stepped.is_ok(), "{stepped:?}");
+        let (from, msg_type) = (message.from, message.get_msg_type());
+        if msg_type == MessageType::MsgTimeoutNow && self.campaign_must_wait() {
+            self.pending.take_over_later(message);
+            return Ok(());
+        }
+        let rejected = message.reject && msg_type == MessageType::MsgAppendResponse;
+        // The only error is "no such peer": of a response to somebody who was removed.
+        let _ = self.raw.step(message);
         if rejected {
             self.keep_next_behind_match(from);
         }
@@ -197,6 +220,7 @@ impl Region {
         }
         let leading = self.is_leader();
         self.proposals.tick(leading, self.config.unknown_after_ticks, &mut effects.answers);
+        self.pending.tick();
         let raft = &self.raw.raft;
         let may_campaign = !leading
             && raft.promotable()
@@ -209,6 +233,7 @@ impl Region {
         }
         self.raw.tick();
         self.settle();
+        self.look_at_transfer(effects);
     }
 
     /// Campaigns now, for a region that is created with a leader in mind, or a woken one.
@@ -252,8 +277,13 @@ impl Region {
     pub fn applied(&mut self, index: Index) {
         if self.life.is_live() && self.applying.report(index) {
             self.raw.advance_apply_to(index.get());
-            let held = index.get() - self.truncated().index.get();
-            if held > self.config.compact_after_entries && self.is_leader() {
+            if self.pending.installing.is_some_and(|snapshot| snapshot <= index) {
+                self.pending.installing = None;
+            }
+            let held = index.get().saturating_sub(self.truncated().index.get());
+            let long = held > self.config.compact_after_entries
+                || self.raw.store().log_bytes() > self.config.compact_after_bytes;
+            if long && self.is_leader() {
                 self.propose_compaction();
             }
             self.settle();
@@ -270,20 +300,36 @@ impl Region {
         Some(self.raw.mut_store().truncate_to(index))
     }
 
+    /// The disk runs full of old entries, of this region among others: a leader has its log cut as soon as
+    /// it may be.
+    pub fn compact_soon(&mut self) {
+        if self.life.is_live() && self.is_leader() {
+            self.compaction.hurry();
+            self.propose_compaction();
+            self.settle();
+        }
+    }
+
     /// Whether [`collect`](Self::collect) has something to give.
     pub fn has_ready(&self) -> bool {
         match self.life {
-            Life::Failing(_) => return true,
+            Life::Failing(_) | Life::Removing(_) => return true,
             Life::Stopped | Life::Failed => return false,
             Life::Live => {}
         }
-        if !self.applying.is_full() {
+        if self.pending.has_work(&self.writes, self.applying.is_full())
+            || self.raw.store().snapshots().any_wanted()
+        {
+            return true;
+        }
+        if !self.withholds() {
             return self.raw.has_ready();
         }
         // Committed entries alone are no reason now.
         let raft = &self.raw.raft;
         !raft.msgs.is_empty()
             || !raft.raft_log.unstable_entries().is_empty()
+            || raft.snap().is_some()
             || raft.hard_state() != self.collected
             || self.role_now() != self.reported
     }
@@ -296,40 +342,48 @@ impl Region {
         if self.report_failure(effects) || !self.has_ready() {
             return;
         }
-        self.raw.store().set_withhold(self.applying.is_full());
+        let released = self.release_change(effects);
+        self.raw.store().set_withhold(released || self.withholds());
         let mut ready = self.raw.ready();
         self.raw.store().set_withhold(false);
         let (number, entries) = (ready.number(), ready.take_entries());
+        let snapshot = Some(ready.snapshot()).filter(|snapshot| !snapshot.is_empty()).cloned();
         let committed = ready.take_committed_entries();
         let leading = self.is_leader();
         let messages = match leading {
             true => ready.take_messages(),
             false => ready.take_persisted_messages(),
         };
-        self.raw.mut_store().append(&entries);
+        let mut parts = ReadyParts::new(number, entries, leading);
+        if let Some(snapshot) = &snapshot {
+            self.give_way(snapshot, &mut parts, effects);
+        }
+        self.raw.mut_store().append(&parts.entries);
         self.raw.advance_append_async(ready);
         self.settle();
-        self.collected = self.raw.raft.hard_state();
-        if let Err(error) = self.emit(committed, effects) {
-            self.fail(error.into());
+        parts.hard_state = self.raw.raft.hard_state();
+        self.collected = parts.hard_state.clone();
+        parts.messages = self.sender().address(messages);
+        if !released {
+            let committed = self.pending.next_entries(committed, self.applying.is_full());
+            if let Err(error) = self.emit(committed, &mut parts, effects) {
+                self.fail(error.into());
+            }
         }
         if self.report_failure(effects) {
             return;
         }
-        let parts = ReadyParts {
-            number,
-            entries,
-            hard_state: self.collected.clone(),
-            leading,
-            messages: self.sender().address(messages),
-        };
         let plan = self.writes.plan(self.id(), parts);
         effects.messages.extend(plan.free);
+        effects.messages.append(&mut self.pending.notices);
         effects.write = plan.write;
         if plan.persisted_now {
             self.raw.on_persist_ready(number);
             self.settle();
         }
+        self.take_over_if_asked();
+        self.raw.store().snapshots().take_wanted(&mut effects.snapshots_wanted);
+        self.look_at_transfer(effects);
         self.report_role(effects);
         self.trim();
         self.assert_order();
@@ -339,6 +393,7 @@ impl Region {
     pub fn shutdown(&mut self, effects: &mut Effects) {
         self.life.end(Life::Stopped);
         self.proposals.answer_unknown("the region was shut down", &mut effects.answers);
+        self.pending.answer_unknown(self.id(), "the region was shut down", &mut effects.answers);
     }
 
     /// Gives back all memory that is needed only while there is work.
@@ -349,121 +404,12 @@ impl Region {
         self.proposals.shrink();
         self.trim();
     }
-
-    /// The region's id.
-    pub fn id(&self) -> RegionId {
-        self.description.id
-    }
-
-    /// The description as of the last applied entry.
-    pub fn description(&self) -> &Arc<RegionDescription> {
-        &self.description
-    }
-
-    /// This store's peer.
-    pub fn peer(&self) -> Peer {
-        self.peer
-    }
-
-    /// What the peer is.
-    pub fn role(&self) -> Role {
-        match self.raw.raft.state {
-            StateRole::Follower => Role::Follower,
-            StateRole::PreCandidate => Role::PreCandidate,
-            StateRole::Candidate => Role::Candidate,
-            StateRole::Leader => Role::Leader,
-        }
-    }
-
-    /// Whether the peer leads.
-    pub fn is_leader(&self) -> bool {
-        self.raw.raft.state == StateRole::Leader
-    }
-
-    /// The peer's term.
-    pub fn term(&self) -> Term {
-        Term::new(self.raw.raft.term)
-    }
-
-    /// Who leads, as far as the peer knows.
-    pub fn leader(&self) -> Option<Peer> {
-        self.description.peer(PeerId::new(self.raw.raft.leader_id)).copied()
-    }
-
-    /// Last entry of the log.
-    pub fn last_index(&self) -> Index {
-        Index::new(self.raw.raft.raft_log.last_index())
-    }
-
-    /// Last entry known to be committed.
-    pub fn committed(&self) -> Index {
-        Index::new(self.raw.raft.raft_log.committed)
-    }
-
-    /// Last entry that the caller reported as applied.
-    pub fn applied_index(&self) -> Index {
-        self.applying.applied()
-    }
-
-    /// Last entry known to be persisted here.
-    pub fn persisted_index(&self) -> Index {
-        Index::new(self.raw.raft.raft_log.persisted)
-    }
-
-    /// Where the log begins.
-    pub fn truncated(&self) -> TruncatedState {
-        self.raw.store().truncated()
-    }
-
-    /// Proposals that wait for their entry to commit.
-    pub fn pending_proposals(&self) -> usize {
-        self.proposals.len()
-    }
-
-    /// Bytes handed out to be applied and not reported as applied.
-    pub fn unapplied_bytes(&self) -> usize {
-        self.applying.bytes()
-    }
-
-    /// Whether a write that was handed out is not reported as persisted.
-    pub fn has_outstanding_write(&self) -> bool {
-        self.writes.outstanding()
-    }
-
-    /// All figures.
-    pub fn status(&self) -> RegionStatus {
-        let mut matched = Vec::new();
-        if self.is_leader() {
-            let peers = self.raw.raft.prs().iter();
-            matched.extend(peers.map(|(id, pr)| (PeerId::new(*id), Index::new(pr.matched))));
-            matched.sort_unstable();
-        }
-        let store = self.raw.store();
-        RegionStatus {
-            description: self.description.clone(),
-            peer_id: self.peer.id,
-            role: self.role(),
-            term: self.term(),
-            leader: self.leader().map(|peer| peer.id),
-            truncated: self.truncated().index,
-            applied: self.applying.applied(),
-            emitted: self.applying.emitted(),
-            committed: self.committed(),
-            persisted: self.persisted_index(),
-            last: self.last_index(),
-            pending_proposals: self.proposals.len(),
-            unapplied_bytes: self.applying.bytes(),
-            cached_bytes: store.cached_bytes(),
-            cached_entries: store.cached_entries(),
-            matched,
-        }
-    }
 }
 
 /// The parts at work.
 impl Region {
     /// To be called after everything that may step raft-rs.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let (region_id, term) = (self.id(), self.term());
         let (seed, ticks) = (self.config.seed, self.config.election_ticks);
         let timeout = timeout::draw(seed, region_id, self.peer.id, term, ticks);
@@ -473,7 +419,7 @@ impl Region {
         }
     }
 
-    fn fail(&mut self, failure: RegionFailure) {
+    pub(crate) fn fail(&mut self, failure: RegionFailure) {
         if self.life.is_live() {
             tracing::error!(region_id = self.id().get(), %failure, "region stopped itself");
         }
@@ -481,15 +427,23 @@ impl Region {
     }
 
     /// Reports a failure, once, and says whether the region has ended.
-    fn report_failure(&mut self, effects: &mut Effects) -> bool {
+    pub(crate) fn report_failure(&mut self, effects: &mut Effects) -> bool {
         if let Some(failure) = self.life.take_failure() {
             self.proposals.answer_unknown("the region failed", &mut effects.answers);
+            self.pending.answer_unknown(self.id(), "the region failed", &mut effects.answers);
             effects.fatal = Some(failure);
+        }
+        if let Some(description) = self.life.take_removal() {
+            let why = "the peer was removed from its region";
+            self.proposals.answer_unknown(why, &mut effects.answers);
+            self.pending.answer_unknown(self.id(), why, &mut effects.answers);
+            effects.messages.append(&mut self.pending.notices);
+            effects.removed = Some(description);
         }
         !self.life.is_live()
     }
 
-    fn view(&self) -> View<'_> {
+    pub(crate) fn view(&self) -> View<'_> {
         View {
             config: &self.config,
             description: &self.description,
@@ -497,6 +451,11 @@ impl Region {
             term: self.raw.raft.term,
             leading: self.is_leader(),
             last_index: self.last_index().get(),
+            leader: self.raw.raft.leader_id,
+            no_snapshot: self.pending.holds_entries()
+                || self.raw.raft.snap().is_some()
+                || !self.pending.is_replayed(self.applying.emitted()),
+            may_vote: self.pending.may_vote(),
             // With what has come in since the last Ready.
             backlog: self.applying.is_full()
                 || self.raw.store().cached_bytes() + self.raw.raft.raft_log.unstable.entries_size
@@ -504,16 +463,18 @@ impl Region {
         }
     }
 
-    fn sender(&self) -> Sender<'_> {
+    pub(crate) fn sender(&self) -> Sender<'_> {
         Sender {
             cluster_id: self.config.cluster_id,
             description: &self.description,
             me: self.peer,
             max_message_bytes: self.config.max_size_per_msg_bytes,
+            book: &self.book,
+            progress: self.is_leader().then(|| self.raw.raft.prs()),
         }
     }
 
-    fn admission(&self) -> Admission<'_> {
+    pub(crate) fn admission(&self) -> Admission<'_> {
         Admission {
             life: &self.life,
             config: &self.config,
@@ -523,11 +484,17 @@ impl Region {
             room: self.proposals.room(),
             uncommitted_bytes: self.raw.raft.uncommitted_size(),
             unapplied_full: self.applying.is_full(),
+            transferring: self.raw.raft.lead_transferee.is_some(),
         }
     }
 
+    /// Whether committed entries stay with raft-rs for now.
+    fn withholds(&self) -> bool {
+        self.applying.is_full() || self.pending.holds_entries()
+    }
+
     /// Appends entries as leader. Returns the index of the first, or `None` if raft-rs refuses.
-    fn append(&mut self, entries: Vec<Entry>) -> Option<Index> {
+    pub(crate) fn append(&mut self, entries: Vec<Entry>) -> Option<Index> {
         let count = entries.len() as u64;
         let before = self.last_index();
         let message = Message {
@@ -552,6 +519,8 @@ impl Region {
 
     /// A leader's tick, before raft-rs's own: what it does now and then.
     fn tick_leader(&mut self) {
+        self.book.tick();
+        self.compaction.tick();
         let raft = &self.raw.raft;
         // raft-rs forgets with this tick who has been heard of. Who has not will be helped from
         // disk: a dead peer must not hold entries in every region's memory.
@@ -572,7 +541,9 @@ impl Region {
         let state = LogState {
             truncated: self.truncated().index,
             applied: self.applying.applied(),
+            bytes: self.raw.store().log_bytes(),
             matched_by_all: self.matched_by_all(),
+            snapshot: self.oldest_snapshot_under_way(),
         };
         if let Some(target) = self.compaction.target(&self.config, &state) {
             let entry = compact_log_entry(self.description.epoch, target);
@@ -582,31 +553,28 @@ impl Region {
         }
     }
 
+    /// Up to where the oldest snapshot reaches that is on its way.
+    fn oldest_snapshot_under_way(&self) -> Option<Index> {
+        let all = self.raw.raft.prs().iter().map(|(_, progress)| progress);
+        let on_their_way = all.filter(|progress| progress.state == ProgressState::Snapshot);
+        on_their_way.map(|progress| Index::new(progress.pending_snapshot)).min()
+    }
+
     /// Last entry that every peer, this one included, has persisted.
-    fn matched_by_all(&self) -> Index {
+    pub(crate) fn matched_by_all(&self) -> Index {
         Index::new(self.raw.raft.prs().iter().map(|(_, pr)| pr.matched).min().unwrap_or(0))
     }
 
-    fn campaign_must_wait(&self) -> bool {
+    pub(crate) fn campaign_must_wait(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        log.persisted < log.last_index()
+        self.pending.holds_entries()
+            || self.pending.installing.is_some()
+            || log.persisted < log.last_index()
             || log.has_next_entries_since(self.applying.emitted().get())
             || self.applying.bytes() > self.config.max_committed_bytes_per_ready
     }
 
-    /// Hands out committed entries.
-    fn emit(&mut self, committed: Vec<Entry>, effects: &mut Effects) -> Result<(), CommandError> {
-        let (proposals, answers) = (&mut self.proposals, &mut effects.answers);
-        let emission = emission::emit(&self.description, committed, proposals, answers)?;
-        if let Some(emission) = emission {
-            self.applying.emit(emission.batch.applied.index, emission.bytes);
-            effects.apply = Some(emission.batch);
-            effects.compact_request = effects.compact_request.max(emission.compact_request);
-        }
-        Ok(())
-    }
-
-    fn role_now(&self) -> RoleChange {
+    pub(crate) fn role_now(&self) -> RoleChange {
         let leader = self.leader().map(|peer| peer.id);
         RoleChange { role: self.role(), term: self.term(), leader }
     }
@@ -618,6 +586,8 @@ impl Region {
         }
         if now.role != self.reported.role {
             self.compaction.forget();
+            self.book.forget_heard();
+            self.raw.store().snapshots().clear();
         }
         debug_assert!(now.term >= self.reported.term, "{now:?} after {:?}", self.reported);
         self.reported = now;
@@ -649,7 +619,9 @@ impl Region {
         if cfg!(debug_assertions) {
             let status = self.status();
             let order = [status.truncated, status.applied, status.emitted, status.committed];
-            assert!(order.is_sorted(), "{status:?}");
+            // A snapshot is in the log before it is in the state machine.
+            let installs = status.installing == Some(status.truncated);
+            assert!(order.is_sorted() || installs && order[1..].is_sorted(), "{status:?}");
             assert!(status.emitted <= status.persisted, "{status:?}");
             assert!(status.persisted <= status.last && status.committed <= status.last);
         }

@@ -52,15 +52,25 @@ pub(crate) struct SoundState {
     pub(crate) current: HardState,
     pub(crate) terms: TermRuns,
     pub(crate) applied: Index,
+    /// For so many ticks an earlier promise to a leader may still stand.
+    pub(crate) no_vote_ticks: usize,
+    /// What is known to be committed.
+    pub(crate) replay_to: Index,
+    /// The contents are still in the parent of a split.
+    pub(crate) awaits_split: bool,
 }
 
 /// Compares what is on disk, and completes it.
 pub(crate) fn check(
     state: RestoredState,
     store_id: StoreId,
+    election_ticks: usize,
     reader: &dyn LogReader,
 ) -> Result<SoundState, RegionFailure> {
     let region_id = state.record.description.id;
+    if !state.record.description.is_initialised() {
+        return check_uninitialised(state, store_id, election_ticks);
+    }
     let (description, me) = check_description(&state, store_id)?;
     let applied = check_positions(region_id, &state)?;
     let terms = TermRuns::load(region_id, state.truncated, state.last_index, reader)?;
@@ -75,7 +85,61 @@ pub(crate) fn check(
     let written = check_hard_state(region_id, &state, term_at(state.last_index))?;
     let mut current = written.clone();
     current.commit = current.commit.max(applied.get());
-    Ok(SoundState { description, me, written, current, terms, applied })
+    Ok(SoundState {
+        no_vote_ticks: no_vote_ticks(state.hard_state.as_ref(), election_ticks),
+        replay_to: Index::new(current.commit),
+        awaits_split: state.applied.is_none() && state.record.origin.is_some(),
+        description,
+        me,
+        written,
+        current,
+        terms,
+        applied,
+    })
+}
+
+/// Of a peer that was told of its region and had nothing of it. It may have voted all the same.
+fn check_uninitialised(
+    state: RestoredState,
+    store_id: StoreId,
+    election_ticks: usize,
+) -> Result<SoundState, RegionFailure> {
+    let (record, nothing) = (&state.record, TruncatedState::NOTHING);
+    let region_id = record.description.id;
+    if state.last_index > TruncatedState::INITIAL.index {
+        let rule = "the region is not initialised";
+        return inconsistent(region_id, "the last index", state.last_index.get(), rule);
+    }
+    if let Some(applied) = &state.applied {
+        let rule = "the region is not initialised";
+        return inconsistent(region_id, "the applied index", applied.index.get(), rule);
+    }
+    let hard_state = state.hard_state.clone().unwrap_or_default();
+    if hard_state.commit != 0 {
+        let rule = "the region is not initialised";
+        return inconsistent(region_id, "the commit index", hard_state.commit, rule);
+    }
+    Ok(SoundState {
+        description: Arc::new(record.description.clone()),
+        me: Peer::learner(record.peer_id, store_id),
+        no_vote_ticks: no_vote_ticks(state.hard_state.as_ref(), election_ticks),
+        written: hard_state.clone(),
+        current: hard_state,
+        terms: TermRuns::new(nothing),
+        applied: nothing.index,
+        replay_to: nothing.index,
+        awaits_split: false,
+    })
+}
+
+/// A peer that has never spoken to a leader owes nothing.
+fn no_vote_ticks(hard_state: Option<&HardState>, election_ticks: usize) -> usize {
+    let spoke = hard_state.is_some_and(|hard_state| hard_state.term > INITIAL_TERM.get());
+    if spoke {
+        election_ticks
+    } else {
+        0
+    }
 }
 
 fn inconsistent<T>(
@@ -198,11 +262,7 @@ mod tests {
 
     fn state() -> RestoredState {
         RestoredState {
-            record: RegionRecord {
-                description: description(3, 3),
-                peer_id: PeerId::new(2),
-                tombstone: false,
-            },
+            record: RegionRecord::new(description(3, 3), PeerId::new(2)),
             hard_state: Some(HardState { term: 6, vote: 1, commit: 8, ..HardState::default() }),
             truncated: TruncatedState { index: Index::new(7), term: Term::new(6) },
             last_index: Index::new(12),
@@ -217,7 +277,7 @@ mod tests {
     fn failure(spoil: impl FnOnce(&mut RestoredState)) -> String {
         let mut state = state();
         spoil(&mut state);
-        match check(state, StoreId::new(2), &TermSix) {
+        match check(state, StoreId::new(2), 10, &TermSix) {
             Ok(_) => panic!("accepted"),
             Err(failure) => failure.to_string(),
         }
@@ -225,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_commit_index_is_moved_up_to_the_applied_one() {
-        let sound = check(state(), StoreId::new(2), &TermSix).unwrap();
+        let sound = check(state(), StoreId::new(2), 10, &TermSix).unwrap();
         assert_eq!((sound.written.commit, sound.current.commit), (8, 9));
         assert_eq!(sound.applied, Index::new(9));
         assert_eq!((sound.terms.last_index(), sound.terms.term(12)), (12, Some(6)));
@@ -238,7 +298,7 @@ mod tests {
         state.truncated = TruncatedState::INITIAL;
         state.last_index = state.truncated.index;
         state.applied = None;
-        let sound = check(state, StoreId::new(2), &TermSix).unwrap();
+        let sound = check(state, StoreId::new(2), 10, &TermSix).unwrap();
         assert_eq!((sound.current.term, sound.current.commit), (5, 5));
     }
 

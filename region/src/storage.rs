@@ -24,16 +24,18 @@
 //! out none) or looks for membership changes. The failure itself is kept aside, and the region
 //! looks for it after every call into raft-rs and stops itself before anything can leave.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::sync::Arc;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-use crate::description::{PeerRole, RegionDescription, TruncatedState};
-use crate::entry_cache::EntryCache;
+use crate::description::{RegionDescription, TruncatedState};
+use crate::entry_cache::{entry_bytes, EntryCache};
 use crate::ids::{Index, RegionId, Term};
 use crate::log_reader::{LogReadError, LogReader};
+use crate::membership;
+use crate::snapshots::Snapshots;
 use crate::term_runs::TermRuns;
 
 /// A region's log.
@@ -50,6 +52,9 @@ pub(crate) struct RegionStorage {
     /// Set around `RawNode::ready` to keep it from handing out committed entries.
     withhold: Cell<bool>,
     failure: RefCell<Option<Box<LogReadError>>>,
+    snapshots: RefCell<Snapshots>,
+    /// See [`log_bytes`](Self::log_bytes).
+    log_bytes: u64,
 }
 
 /// What may leave the cache.
@@ -70,13 +75,7 @@ impl RegionStorage {
         reader: Arc<dyn LogReader>,
         page_bytes: usize,
     ) -> Self {
-        let mut conf_state = ConfState::default();
-        for peer in &description.peers {
-            match peer.role {
-                PeerRole::Voter => conf_state.voters.push(peer.id.get()),
-                PeerRole::Learner => conf_state.learners.push(peer.id.get()),
-            }
-        }
+        let conf_state = membership::conf_state(description);
         Self {
             region_id: description.id,
             terms,
@@ -86,7 +85,26 @@ impl RegionStorage {
             initial: Some(Box::new(RaftState::new(hard_state, conf_state))),
             withhold: Cell::new(false),
             failure: RefCell::new(None),
+            snapshots: RefCell::default(),
+            log_bytes: 0,
         }
+    }
+
+    /// The log gives way to a snapshot and begins after it.
+    pub(crate) fn begin_after(&mut self, snapshot: TruncatedState) {
+        self.terms = TermRuns::new(snapshot);
+        self.cache = EntryCache::default();
+        self.log_bytes = 0;
+    }
+
+    /// Term of an entry of the log, or of the truncated one.
+    pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
+        self.terms.term(index.get()).map(Term::new)
+    }
+
+    /// Snapshots that raft-rs asks for.
+    pub(crate) fn snapshots(&self) -> RefMut<'_, Snapshots> {
+        self.snapshots.borrow_mut()
     }
 
     /// raft-rs has read it and asks no more.
@@ -99,12 +117,17 @@ impl RegionStorage {
     pub(crate) fn append(&mut self, entries: &[Entry]) {
         for entry in entries {
             self.terms.append(entry.index, entry.term);
+            self.log_bytes += entry_bytes(entry) as u64;
         }
         self.cache.append(entries);
     }
 
     /// Moves the beginning of the log.
     pub(crate) fn truncate_to(&mut self, index: Index) -> TruncatedState {
+        let held = self.terms.last_index() - self.terms.truncated_index();
+        let left = self.terms.last_index() - index.get();
+        // As if all were of one size: it is to know whether the log is large, not how large.
+        self.log_bytes = (self.log_bytes as f64 / held.max(1) as f64 * left as f64) as u64;
         self.terms.truncate_to(index.get());
         self.cache.evict(index.get(), index.get(), usize::MAX);
         self.truncated()
@@ -120,6 +143,11 @@ impl RegionStorage {
         let index = self.terms.truncated_index();
         let term = self.terms.term(index).expect("the truncated entry's term is always known");
         TruncatedState { index: Index::new(index), term: Term::new(term) }
+    }
+
+    /// Size of the log, about: entries of an earlier life are not counted.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes
     }
 
     /// Bytes of entries in memory.
@@ -216,9 +244,11 @@ impl Storage for RegionStorage {
         Ok(self.terms.last_index())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // There are no snapshots yet; raft-rs asks again.
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // Entries after it must still be there. If there is none, raft-rs asks again.
+        let least = request_index.max(self.terms.truncated_index());
+        let snapshot = self.snapshots.borrow_mut().take(to, least);
+        snapshot.ok_or(StorageError::SnapshotTemporarilyUnavailable.into())
     }
 }
 

@@ -22,6 +22,12 @@
 //! | `flush 1`, `compact 1` | makes applied state durable; cuts the log if asked to |
 //! | `break-reads 1`, `damage 1 index` | makes the disk fail; spoils an entry on it |
 //! | `shutdown 1` | ends the region |
+//! | `spare 4` | a store whose peer 4 knows nothing of the region |
+//! | `change 1 name add=4 learner=5 promote=5 demote=2 remove=3` | asks for other peers |
+//! | `split 1 name k m [right=true]` | asks for a split; children are regions 10, 11 … |
+//! | `transfer 1 name [to=2]` | asks for another leader |
+//! | `snapshot 1` | makes a snapshot that is wanted |
+//! | `arrived 1 2`, `failed 1 2` | tells 1 what became of its snapshot for 2 |
 //! | `status [1]`, `reads 1`, `machine 1` | prints figures, disk reads, applied commands |
 //! | `send 1 2 type=Heartbeat …` | makes up a message |
 
@@ -75,6 +81,7 @@ impl Script {
                 "unknown_after_ticks" => config.unknown_after_ticks = value,
                 "compact_after_entries" => config.compact_after_entries = value as u64,
                 "compact_keep_entries" => config.compact_keep_entries = value as u64,
+                "spare_entries" => config.spare_entries = value as u64,
                 "write_stall_ticks" => config.write_stall_ticks = value,
                 other => return Err(format!("unknown setting {other}").into()),
             }
@@ -161,11 +168,78 @@ impl Script {
             to: peer(to),
             epoch: RegionEpoch { conf_ver: 1, version: 1 },
             message,
+            description: None,
         };
         match self.cluster().region(to).step(Box::new(envelope)) {
             Ok(()) => Ok("accepted\n".into()),
             Err(rejection) => Ok(format!("rejected: {rejection}\n")),
         }
+    }
+
+    fn change(&mut self, args: &mut ArgumentConsumer<'_>) -> Output {
+        let id = position(args)?;
+        let name = args.next_pos().ok_or("a name is missing")?.value.clone();
+        let mut changes = Vec::new();
+        for argument in args.rest_key() {
+            let value: u64 = argument.parse()?;
+            let (peer, store) = (PeerId::new(value), StoreId::new(value));
+            changes.push(match argument.key.as_deref().unwrap_or_default() {
+                "add" => PeerChange::Add(Peer::voter(peer, store)),
+                "learner" => PeerChange::Add(Peer::learner(peer, store)),
+                "promote" => PeerChange::Promote(peer),
+                "demote" => PeerChange::Demote(peer),
+                "remove" => PeerChange::Remove(peer),
+                other => return Err(format!("unknown change {other}").into()),
+            });
+        }
+        self.cluster().admin(id, &name, &AdminCommand::ChangePeers(changes), None);
+        Ok(String::new())
+    }
+
+    fn split(&mut self, args: &mut ArgumentConsumer<'_>) -> Output {
+        let id = position(args)?;
+        let name = args.next_pos().ok_or("a name is missing")?.value.clone();
+        let parent_is_right = args.lookup_parse("right")?.unwrap_or(false);
+        let peers = self.cluster().region(id).description().peers.clone();
+        let keys: Vec<Bytes> =
+            args.rest_pos().into_iter().map(|key| Bytes::from(key.value.clone())).collect();
+        let regions = (0..keys.len() as u64).map(|at| NewRegion {
+            id: RegionId::new(10 + at),
+            peers: peers.iter().map(|p| PeerId::new(100 * (at + 1) + p.store.get())).collect(),
+        });
+        let regions = regions.collect();
+        let request = SplitRequest { keys, regions, parent_is_right };
+        self.cluster().admin(id, &name, &AdminCommand::Split(request), None);
+        Ok(String::new())
+    }
+
+    fn membership(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Output {
+        match name {
+            "change" => return self.change(args),
+            "split" => return self.split(args),
+            _ => {}
+        }
+        let id = position(args)?;
+        let cluster = self.cluster();
+        match name {
+            "spare" => {
+                let nothing = RegionDescription::uninitialised(REGION);
+                cluster.create(id, &RegionRecord::new(nothing, PeerId::new(id)));
+            }
+            "transfer" => {
+                let name = args.next_pos().ok_or("a name is missing")?.value.clone();
+                let target: Option<u64> = args.lookup_parse("to")?;
+                cluster.transfer(id, &name, target.map(PeerId::new));
+            }
+            "snapshot" => {
+                cluster.make_snapshot(id);
+            }
+            _ => {
+                let to = PeerId::new(position(args)?);
+                cluster.region(id).snapshot_sent(to, name == "arrived");
+            }
+        }
+        Ok(String::new())
     }
 
     fn status(&mut self, args: &mut ArgumentConsumer<'_>) -> Output {
@@ -292,6 +366,8 @@ impl Runner for Script {
             }
             name @ ("collect" | "persist" | "apply" | "flush" | "compact" | "break-reads"
             | "damage" | "reads" | "machine") => self.work(name, args)?,
+            name @ ("spare" | "change" | "split" | "transfer" | "snapshot" | "arrived"
+            | "failed") => self.membership(name, args)?,
             other => return Err(format!("unknown command {other}").into()),
         };
         args.reject_rest()?;
@@ -334,6 +410,7 @@ scripts! {
     backpressure_busy
     campaign_postponed_until_applied
     compaction_waits_for_slow_follower
+    crash_between_record_and_split_replays_the_split
     crash_loses_unpersisted_tail
     damaged_entry_quarantines_the_region
     disk_that_hangs_loses_leadership
@@ -344,9 +421,16 @@ scripts! {
     lagging_follower_served_from_log
     late_rejection_does_not_need_what_is_cut
     leader_steps_down_without_quorum
+    leader_that_should_leave_hands_over_first
     lone_voter_holds_messages_until_term_is_durable
     many_proposals_one_append
     message_only_ready_waits_behind_unpersisted_write
+    peers_are_added_promoted_and_replaced
+    removed_peer_that_was_cut_off_learns_it_when_it_asks_for_votes
+    snapshot_replaces_a_longer_log
+    split_is_applied_after_its_records_are_durable
+    transfer_of_leadership
+    transfer_that_is_lost_times_out
     one_leader_per_term_after_hard_state_persist
     replication_one_proposal
     restart_replays_committed

@@ -343,6 +343,7 @@ mod tests {
             end_key: Bytes::new(),
             epoch: RegionEpoch { conf_ver: 1, version: 1 },
             peers: vec![peer],
+            joint: false,
         };
         let (index, term) = (Index::new(index), Term::new(6));
         let payload = Operation { id: index.get(), key, kind: Kind::Write(value) }.encode(0);

@@ -342,6 +342,7 @@ pub(crate) fn describe(plan: &ClusterPlan, region: u64) -> RegionDescription {
         end_key: key(region + 1),
         epoch: RegionEpoch { conf_ver: 1, version: 1 },
         peers: peers.collect(),
+        joint: false,
     }
 }
 

@@ -50,8 +50,8 @@ fn record(id: u64) -> RegionRecord {
     let (id, key) = (RegionId::new(id), |id: u64| Bytes::from(vec![id as u8]));
     let epoch = RegionEpoch { conf_ver: 1, version: 1 };
     let (start_key, end_key) = (key(id.get()), key(id.get() + 1));
-    let description = RegionDescription { id, start_key, end_key, epoch, peers };
-    RegionRecord { description, peer_id, tombstone: false }
+    let description = RegionDescription { id, start_key, end_key, epoch, peers, joint: false };
+    RegionRecord::new(description, peer_id)
 }
 
 impl Model {

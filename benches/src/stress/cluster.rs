@@ -180,5 +180,6 @@ fn describe(region: u64, regions: u64, stores: u64) -> RegionDescription {
                 role: PeerRole::Voter,
             })
             .collect(),
+        joint: false,
     }
 }

@@ -202,6 +202,9 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
         let region = write.region_id.get();
         assert!(region < FIRST_SHARD_GROUP, "region id {region} is reserved");
         let shard = shard_group(write.region_id);
+        if write.clear {
+            batch.add_command(region, Command::Clean);
+        }
         if !write.entries.is_empty() {
             batch.add_entries::<EntryExt>(region, &write.entries)?;
         }
@@ -210,7 +213,9 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
         }
         if let Some(state) = write.truncated {
             batch.put(shard, key(TRUNCATED, write.region_id), state.encode())?;
-            batch.add_command(region, Command::Compact { index: state.index.get() + 1 });
+            if !write.clear {
+                batch.add_command(region, Command::Compact { index: state.index.get() + 1 });
+            }
         }
         if let Some(record) = write.record {
             batch.put(shard, key(RECORD, write.region_id), record.encode())?;
@@ -235,6 +240,8 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
             None => None,
         };
         let truncated = match parts.truncated {
+            // What an earlier peer of the region left does not count.
+            _ if !record.description.is_initialised() => TruncatedState::NOTHING,
             Some(bytes) => TruncatedState::decode(&bytes).map_err(|error| error.to_string())?,
             None => TruncatedState::INITIAL,
         };

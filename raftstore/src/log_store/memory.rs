@@ -63,6 +63,10 @@ impl RegionLog {
     }
 
     fn apply(&mut self, write: RegionWrite) {
+        if write.clear {
+            self.entries = VecDeque::new();
+            self.truncated = write.truncated.unwrap_or(TruncatedState::INITIAL);
+        }
         if let Some(first) = write.entries.first() {
             let begin = self.truncated.index.get() + 1;
             assert!(

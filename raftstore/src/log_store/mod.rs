@@ -25,6 +25,8 @@ pub const MAX_REGION_ID: u64 = u64::MAX - (1 << 16);
 pub struct RegionWrite {
     /// The region.
     pub region_id: RegionId,
+    /// All entries that the log holds go first: the log begins anew, after `truncated`.
+    pub clear: bool,
     /// Entries, contiguous. They replace what the log has from the first one's index on.
     pub entries: Vec<Entry>,
     /// The hard state, whole.

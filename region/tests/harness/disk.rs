@@ -12,6 +12,7 @@ pub struct Disk {
 }
 
 struct Inner {
+    record: Option<Vec<u8>>,
     entries: BTreeMap<u64, Entry>,
     hard_state: Option<HardState>,
     truncated: TruncatedState,
@@ -23,6 +24,7 @@ impl Disk {
     pub fn new() -> Self {
         Self {
             inner: Mutex::new(Inner {
+                record: None,
                 entries: BTreeMap::new(),
                 hard_state: None,
                 truncated: TruncatedState::INITIAL,
@@ -35,6 +37,13 @@ impl Disk {
     /// Writes and syncs.
     pub fn write(&self, write: &LogWrite) {
         let mut inner = self.inner.lock().unwrap();
+        for record in write.records.iter().filter(|r| r.description.id == write.region_id) {
+            inner.record = Some(record.encode());
+        }
+        if let Some(snapshot) = write.snapshot {
+            inner.entries.clear();
+            inner.truncated = TruncatedState::decode(&snapshot.encode()).unwrap();
+        }
         if let Some(first) = write.entries.first() {
             let last = inner.entries.keys().next_back().copied();
             let end = last.unwrap_or(inner.truncated.index.get());
@@ -46,6 +55,21 @@ impl Disk {
         if let Some(hard_state) = &write.hard_state {
             inner.hard_state = Some(hard_state.clone());
         }
+    }
+
+    /// Writes the record of a peer that is created here.
+    pub fn create(&self, record: &RegionRecord) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.record = Some(record.encode());
+        if !record.description.is_initialised() {
+            inner.truncated = TruncatedState::NOTHING;
+        }
+    }
+
+    /// The record that a crash leaves.
+    pub fn record(&self) -> Option<RegionRecord> {
+        let inner = self.inner.lock().unwrap();
+        inner.record.as_ref().map(|record| RegionRecord::decode(record).unwrap())
     }
 
     pub fn truncate(&self, truncated: TruncatedState) {
@@ -73,7 +97,9 @@ impl Disk {
     /// Term and vote that a crash leaves.
     pub fn term_and_vote(&self) -> (u64, u64) {
         let inner = self.inner.lock().unwrap();
-        inner.hard_state.as_ref().map_or((INITIAL_TERM.get(), 0), |state| (state.term, state.vote))
+        // Of a peer that knows nothing, the term is 0.
+        let first = if inner.truncated.index.get() == 0 { 0 } else { INITIAL_TERM.get() };
+        inner.hard_state.as_ref().map_or((first, 0), |state| (state.term, state.vote))
     }
 
     /// Reads since the last call.

@@ -47,6 +47,12 @@ pub struct Store {
     pub batches: VecDeque<ApplyBatch>,
     pub compact_request: Option<Index>,
     pub failure: Option<RegionFailure>,
+    /// Contents that came with a snapshot, complete.
+    pub staged: Option<Machine>,
+    /// The region left; what it was then.
+    pub removed: Option<Arc<RegionDescription>>,
+    /// Peers that want a snapshot.
+    pub wanted: Vec<PeerId>,
 }
 
 /// The whole of it.
@@ -84,6 +90,7 @@ impl Cluster {
             end_key: Bytes::new(),
             epoch: RegionEpoch { conf_ver: 1, version: 1 },
             peers: voting.chain(learning).collect(),
+            joint: false,
         };
         let mut cluster = Self {
             config: Arc::new(config),
@@ -100,21 +107,31 @@ impl Cluster {
             description,
         };
         for id in 1..=voters + learners {
-            let store = Store {
-                id,
-                region: None,
-                disk: Arc::new(Disk::new()),
-                machine: Machine::default(),
-                flushed: Machine::default(),
-                writes: VecDeque::new(),
-                batches: VecDeque::new(),
-                compact_request: None,
-                failure: None,
-            };
-            cluster.stores.insert(id, store);
-            cluster.start(id).unwrap();
+            let record = RegionRecord::new(cluster.description.clone(), PeerId::new(id));
+            cluster.create(id, &record);
         }
         cluster
+    }
+
+    /// A store with a peer that knows nothing of its region, or what the record says.
+    pub fn create(&mut self, id: u64, record: &RegionRecord) {
+        let store = Store {
+            id,
+            region: None,
+            disk: Arc::new(Disk::new()),
+            machine: Machine::default(),
+            flushed: Machine::default(),
+            writes: VecDeque::new(),
+            batches: VecDeque::new(),
+            compact_request: None,
+            failure: None,
+            staged: None,
+            removed: None,
+            wanted: Vec::new(),
+        };
+        store.disk.create(record);
+        self.stores.insert(id, store);
+        self.start(id).unwrap();
     }
 
     pub fn store(&mut self, id: u64) -> &mut Store {
@@ -131,11 +148,17 @@ impl Cluster {
 
     /// Brings a peer back from its disk.
     pub fn start(&mut self, id: u64) -> Result<(), RegionFailure> {
-        let (config, description) = (self.config.clone(), self.description.clone());
+        let config = self.config.clone();
         let store = self.store(id);
-        let record = RegionRecord { description, peer_id: PeerId::new(id), tombstone: false };
         // What goes through the disk is encoded, here as there.
-        let record = RegionRecord::decode(&record.encode()).unwrap();
+        let record = store.disk.record().expect("it was created");
+        if let Some(installing) = record.installing {
+            let before = store.machine.applied.as_ref().map_or(Index::new(0), |state| state.index);
+            if before < installing.index {
+                store.machine = store.staged.clone().expect("a complete snapshot");
+                store.flushed = store.machine.clone();
+            }
+        }
         let applied = store.machine.applied.as_ref();
         let applied = applied.map(|state| AppliedState::decode(&state.encode()).unwrap());
         let state = store.disk.restored(record, applied);
@@ -221,6 +244,17 @@ impl Cluster {
             writeln!(out, "{id} compact to {index}").unwrap();
             store.compact_request = Some(index);
         }
+        if let Some(description) = effects.description_change {
+            writeln!(out, "{id} is {}", print::region(&description)).unwrap();
+        }
+        for peer in effects.snapshots_wanted {
+            writeln!(out, "{id} wants a snapshot for {peer}").unwrap();
+            store.wanted.push(peer);
+        }
+        if let Some(description) = effects.removed {
+            writeln!(out, "{id} REMOVED from {}", print::region(&description)).unwrap();
+            store.removed = Some(description);
+        }
         if let Some(failure) = effects.fatal {
             writeln!(out, "{id} FAILED {failure}").unwrap();
             store.failure = Some(failure);
@@ -284,6 +318,27 @@ impl Cluster {
     pub fn apply(&mut self, id: u64) -> bool {
         let store = self.stores.get_mut(&id).unwrap();
         let Some(batch) = store.batches.pop_front() else { return false };
+        if let Some(change) = batch.change {
+            match change {
+                RegionChange::Install => {
+                    store.machine = store.staged.clone().expect("a complete snapshot");
+                    store.flushed = store.machine.clone();
+                }
+                RegionChange::Split { children, callback, .. } => {
+                    let mut all = vec![(*batch.applied.description).clone()];
+                    all.extend(children);
+                    let (index, term) = (batch.applied.index, batch.applied.term);
+                    let value = Region::encode_answer(&all);
+                    if let Some(callback) = callback {
+                        callback.call(Ok(Response { region_id: REGION, term, index, value }));
+                    }
+                }
+            }
+            let index = batch.applied.index;
+            store.machine.applied = Some(batch.applied);
+            store.region.as_mut().unwrap().applied(index);
+            return true;
+        }
         let before = store.machine.applied.as_ref().map_or(INITIAL_INDEX, |state| state.index);
         assert!(before < batch.applied.index, "{id} goes back from {before}");
         for command in batch.commands {
@@ -319,6 +374,47 @@ impl Cluster {
         true
     }
 
+    /// Makes a snapshot for a peer that wants one, of what the machine holds.
+    pub fn make_snapshot(&mut self, id: u64) -> bool {
+        let store = self.store(id);
+        if store.wanted.is_empty() {
+            return false;
+        }
+        let to = store.wanted.remove(0);
+        let made = store.machine.applied.clone();
+        store.region.as_mut().unwrap().snapshot_ready(to, made.as_ref());
+        true
+    }
+
+    /// Asks for a change of the region.
+    pub fn admin(
+        &mut self,
+        id: u64,
+        name: &str,
+        command: &AdminCommand,
+        epoch: Option<RegionEpoch>,
+    ) {
+        let callback = self.callback(name);
+        let proposal = Proposal { payload: Bytes::new(), epoch, callback, stamp: 1 };
+        let mut effects = Effects::default();
+        self.region(id).propose_admin(command, proposal, &mut effects);
+        self.carry_out(id, effects, &mut String::new());
+    }
+
+    /// Asks for another leader.
+    pub fn transfer(&mut self, id: u64, name: &str, target: Option<PeerId>) {
+        let callback = self.callback(name);
+        let mut effects = Effects::default();
+        self.region(id).transfer_leader(target, callback, &mut effects);
+        self.carry_out(id, effects, &mut String::new());
+    }
+
+    fn callback(&mut self, name: &str) -> Callback {
+        assert!(self.proposed.insert(name.to_string()), "{name} proposed twice");
+        let (answers, name) = (self.answers.clone(), name.to_string());
+        Callback::new(move |answer| answers.lock().unwrap().push((name, answer)))
+    }
+
     /// Delivers the oldest message that `pick` accepts. `None` if there is none.
     pub fn deliver(
         &mut self,
@@ -330,6 +426,10 @@ impl Cluster {
         let (from, to) = (envelope.from.store.get(), envelope.to.store.get());
         if self.cut.contains(&from) || self.cut.contains(&to) || !self.is_up(to) {
             return Some(Ok(()));
+        }
+        if envelope.message.get_msg_type() == MessageType::MsgSnapshot {
+            // The contents arrive first.
+            self.store(to).staged = Some(self.stores[&from].machine.clone());
         }
         // Over the wire and back.
         let envelope = Envelope::decode(&envelope.encode()).unwrap();
@@ -351,6 +451,7 @@ impl Cluster {
                 moved |= self.persist(id, out);
                 moved |= self.apply(id);
                 moved |= self.compact(id, out);
+                moved |= self.make_snapshot(id);
             }
             let within = |envelope: &Envelope| {
                 ids.contains(&envelope.from.store.get()) && ids.contains(&envelope.to.store.get())

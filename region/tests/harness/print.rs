@@ -12,6 +12,13 @@ fn entry(entry: &Entry) -> String {
     let what = match Command::decode(RegionId::new(1), entry) {
         Ok(Command::Empty) => "-".into(),
         Ok(Command::User { payload, .. }) => payload_text(&payload),
+        Ok(Command::Split { request, .. }) => format!("split at {:?}", request.keys),
+        Ok(Command::ChangePeers { change, .. }) => {
+            let changes = change.changes.iter();
+            let changes = changes.map(|c| format!("{:?} {}", c.get_change_type(), c.node_id));
+            format!("change {}", changes.collect::<Vec<_>>().join(", "))
+        }
+        Ok(Command::LeaveJoint) => "leave joint".into(),
         Ok(Command::CompactLog { index, .. }) => format!("compact({index})"),
         Err(_) => "?".into(),
     };
@@ -38,6 +45,10 @@ fn entries(list: &[Entry]) -> String {
 }
 
 pub fn envelope(envelope: &Envelope) -> String {
+    if envelope.message.from == 0 {
+        let told = envelope.description.as_ref().map(|description| region(description));
+        return format!("{}→{} notice: {}", envelope.from.id, envelope.to.id, told.unwrap());
+    }
     let text = message(&envelope.message);
     format!("{}→{} {text}", envelope.from.id, envelope.to.id)
 }
@@ -66,8 +77,34 @@ fn message(message: &Message) -> String {
         MsgRequestVote => format!("Vote term={} log={}/{}", m.term, m.index, m.log_term),
         MsgRequestPreVoteResponse => format!("PreVoteResponse term={} {answer}", m.term),
         MsgRequestVoteResponse => format!("VoteResponse term={} {answer}", m.term),
+        MsgSnapshot => {
+            let metadata = m.get_snapshot().get_metadata();
+            format!("Snapshot term={} of {}/{}", m.term, metadata.index, metadata.term)
+        }
         other => format!("{other:?}"),
     }
+}
+
+pub fn region(description: &RegionDescription) -> String {
+    let key = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+    let role = |role| match role {
+        PeerRole::Voter => "",
+        PeerRole::Learner => " learner",
+        PeerRole::IncomingVoter => " incoming",
+        PeerRole::DemotingVoter => " demoting",
+        PeerRole::LeavingVoter => " leaving",
+    };
+    let peers = description.peers.iter().map(|peer| format!("{}{}", peer.id, role(peer.role)));
+    format!(
+        "region {} [{}..{}) epoch {}.{} peers {}{}",
+        description.id,
+        key(&description.start_key),
+        key(&description.end_key),
+        description.epoch.conf_ver,
+        description.epoch.version,
+        peers.collect::<Vec<_>>().join(","),
+        if description.joint { " joint" } else { "" },
+    )
 }
 
 pub fn write(write: &LogWrite) -> String {
@@ -78,6 +115,12 @@ pub fn write(write: &LogWrite) -> String {
     }
     if !write.entries.is_empty() {
         parts.push(entries(&write.entries));
+    }
+    if let Some(snapshot) = &write.snapshot {
+        parts.push(format!("begins after {}/{}", snapshot.index, snapshot.term));
+    }
+    for record in &write.records {
+        parts.push(format!("record of {}", region(&record.description)));
     }
     if write.is_empty() {
         parts.push("nothing".into());
@@ -101,12 +144,24 @@ pub fn batch(batch: &ApplyBatch) -> String {
         [first, .., last] if commands.len() > 4 => format!("{first} .. {last}"),
         _ => commands.join(", "),
     };
-    format!("[{commands}] up to {}/{}", batch.applied.index, batch.applied.term)
+    let change = match &batch.change {
+        Some(RegionChange::Split { children, .. }) => {
+            format!("split off {} ", children.iter().map(region).collect::<Vec<_>>().join(", "))
+        }
+        Some(RegionChange::Install) => "install ".into(),
+        None => format!("[{commands}] "),
+    };
+    format!("{change}up to {}/{}", batch.applied.index, batch.applied.term)
 }
 
 pub fn answer(name: &str, answer: &Answer) -> String {
     match answer {
-        Ok(response) => format!("{name}: ok at {}/{}", response.index, response.term),
+        Ok(response) => {
+            let regions = regions_of_answer(response).unwrap_or_default();
+            let regions = regions.iter().map(|it| format!("; {}", region(it)));
+            let regions = regions.collect::<String>();
+            format!("{name}: ok at {}/{}{regions}", response.index, response.term)
+        }
         Err(error) => format!("{name}: {error}"),
     }
 }

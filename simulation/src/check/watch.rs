@@ -123,6 +123,7 @@ mod tests {
             end_key: Default::default(),
             epoch: RegionEpoch { conf_ver: 1, version: 1 },
             peers: Vec::new(),
+            joint: false,
         };
         RegionStatus {
             description: Arc::new(description),

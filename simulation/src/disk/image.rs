@@ -49,6 +49,10 @@ impl RegionLog {
     }
 
     fn apply(&mut self, write: RegionWrite) -> Result<(), String> {
+        if write.clear {
+            self.entries.clear();
+            self.truncated = write.truncated.unwrap_or(TruncatedState::INITIAL);
+        }
         if let Some(first) = write.entries.first() {
             let (begin, last) = (self.truncated.index.get() + 1, self.last_index());
             if first.index < begin || first.index > last + 1 {

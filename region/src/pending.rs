@@ -1,0 +1,176 @@
+//! What a region has begun and not finished: a change of itself that waits for its write, entries behind
+//! it, a transfer of leadership, promises of an earlier life.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{Entry, Message};
+
+use crate::answer::{Answer, Callback};
+use crate::effects::{ApplyBatch, RegionChange};
+use crate::envelope::Envelope;
+use crate::error::ProposeError;
+use crate::ids::{Index, RegionId};
+use crate::persistence::Writes;
+use crate::transfer::Transfer;
+
+/// Most notices that wait for the next `collect`.
+const MAX_NOTICES: usize = 16;
+
+/// Ticks for which a request to take over is remembered.
+const TAKE_OVER_TICKS: usize = 2;
+
+/// A change of the region that may be carried out once its write is durable.
+pub(crate) struct Blocked {
+    pub(crate) batch: ApplyBatch,
+    /// Number of the write.
+    pub(crate) write: u64,
+    /// Size of its entry in memory.
+    pub(crate) bytes: usize,
+}
+
+/// Invariant: while `blocked` is set, nothing is handed out to be applied. `rest` comes before whatever
+/// raft-rs has.
+#[derive(Default)]
+pub(crate) struct Pending {
+    pub(crate) blocked: Option<Box<Blocked>>,
+    /// Committed entries behind a change, at most a page.
+    rest: VecDeque<Entry>,
+    /// Who asked for the joint configuration that the region is in.
+    pub(crate) changing: Option<Box<Callback>>,
+    pub(crate) transfer: Option<Box<Transfer>>,
+    /// The leader's request to take over, and for how many more ticks it stands.
+    take_over: Option<Box<(Message, usize)>>,
+    /// To be sent with the next `collect`.
+    pub(crate) notices: Vec<Box<Envelope>>,
+    /// Ticks until votes may be given: see `guard`.
+    no_vote_ticks: u32,
+    /// What was committed before the restart is handed out first, up to here.
+    replay_to: Index,
+    /// The log began anew after this entry, and the state machine is not there yet.
+    pub(crate) installing: Option<Index>,
+    /// The state machine has nothing of the region before its parent's split is applied again.
+    pub(crate) awaits_split: bool,
+}
+
+impl Pending {
+    pub(crate) fn new(no_vote_ticks: usize, replay_to: Index, awaits_split: bool) -> Self {
+        let no_vote_ticks = u32::try_from(no_vote_ticks).unwrap_or(u32::MAX);
+        Self { no_vote_ticks, replay_to, awaits_split, ..Self::default() }
+    }
+
+    /// Whether committed entries have to wait.
+    pub(crate) fn holds_entries(&self) -> bool {
+        self.blocked.is_some() || self.awaits_split || !self.rest.is_empty()
+    }
+
+    /// Whether `collect` would give something that raft-rs knows nothing of.
+    pub(crate) fn has_work(&self, writes: &Writes, applying_is_full: bool) -> bool {
+        if !self.notices.is_empty() || self.is_released(writes) {
+            return true;
+        }
+        let rest_is_due = !self.rest.is_empty() && !applying_is_full;
+        rest_is_due && self.blocked.is_none() && !self.awaits_split
+    }
+
+    fn is_released(&self, writes: &Writes) -> bool {
+        let write = self.blocked.as_ref().map(|blocked| blocked.write);
+        write.is_some_and(|write| writes.is_persisted(write))
+    }
+
+    /// The change whose write is durable.
+    pub(crate) fn take_released(&mut self, writes: &Writes) -> Option<Box<Blocked>> {
+        match self.is_released(writes) {
+            true => self.blocked.take(),
+            false => None,
+        }
+    }
+
+    /// The entries to look at next: those behind an earlier change, or those that raft-rs gives, which are
+    /// none then.
+    pub(crate) fn next_entries(
+        &mut self,
+        committed: Vec<Entry>,
+        applying_is_full: bool,
+    ) -> VecDeque<Entry> {
+        if !self.holds_entries() {
+            return committed.into();
+        }
+        debug_assert!(committed.is_empty(), "they were withheld");
+        match self.blocked.is_some() || self.awaits_split || applying_is_full {
+            true => VecDeque::new(),
+            false => std::mem::take(&mut self.rest),
+        }
+    }
+
+    /// A change must wait for its write, and the entries behind it for the change.
+    pub(crate) fn block(&mut self, blocked: Blocked, rest: VecDeque<Entry>) {
+        debug_assert!(self.blocked.is_none() && self.rest.is_empty());
+        (self.blocked, self.rest) = (Some(Box::new(blocked)), rest);
+    }
+
+    /// A peer should learn what the region is.
+    pub(crate) fn notify(&mut self, notice: Box<Envelope>) {
+        if self.notices.len() < MAX_NOTICES {
+            self.notices.push(notice);
+        }
+    }
+
+    /// The leader asks to take over, which is not possible at once.
+    pub(crate) fn take_over_later(&mut self, message: Message) {
+        self.take_over = Some(Box::new((message, TAKE_OVER_TICKS)));
+    }
+
+    /// The leader's request to take over, if it still stands.
+    pub(crate) fn take_over(&mut self, term: u64) -> Option<Message> {
+        let (message, _) = *self.take_over.take()?;
+        (message.term == term).then_some(message)
+    }
+
+    /// Whether there is such a request.
+    pub(crate) fn is_asked_to_take_over(&self) -> bool {
+        self.take_over.is_some()
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.no_vote_ticks = self.no_vote_ticks.saturating_sub(1);
+        if let Some(transfer) = &mut self.transfer {
+            transfer.ticks += 1;
+        }
+        if let Some(request) = &mut self.take_over {
+            request.1 -= 1;
+        }
+        if self.take_over.as_ref().is_some_and(|request| request.1 == 0) {
+            self.take_over = None;
+        }
+    }
+
+    /// Whether no promise of an earlier life can be broken by a vote.
+    pub(crate) fn may_vote(&self) -> bool {
+        self.no_vote_ticks == 0
+    }
+
+    /// Whether everything is handed out that was known to be committed before the restart.
+    pub(crate) fn is_replayed(&self, emitted: Index) -> bool {
+        emitted >= self.replay_to
+    }
+
+    /// The region ends.
+    pub(crate) fn answer_unknown(
+        &mut self,
+        region_id: RegionId,
+        reason: &'static str,
+        answers: &mut Vec<(Callback, Answer)>,
+    ) {
+        let transfer = self.transfer.take().and_then(|transfer| transfer.callback);
+        let blocked = self.blocked.take().and_then(|blocked| match blocked.batch.change {
+            Some(RegionChange::Split { callback, .. }) => callback,
+            _ => None,
+        });
+        for callback in [self.changing.take().map(|callback| *callback), transfer, blocked]
+            .into_iter()
+            .flatten()
+        {
+            answers.push((callback, Err(ProposeError::Unknown { region_id, reason })));
+        }
+    }
+}
