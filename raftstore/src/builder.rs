@@ -6,7 +6,8 @@ use crate::driven::DrivenStore;
 use crate::error::StartError;
 use crate::log_store::{LogBatch, LogStore, LogStoreError, RaftEngineLogStore, Stored};
 use crate::metrics::Metrics;
-use crate::parts::Parts;
+use crate::parts::{Parts, Seams};
+use crate::snapshot::{DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotFiles};
 use crate::state_machine::StateMachine;
 use crate::store::Store;
 use crate::transport::Transport;
@@ -24,6 +25,7 @@ pub struct StoreBuilder {
     log_store: Option<Arc<dyn LogStore>>,
     state_machine: Option<Arc<dyn StateMachine>>,
     transport: Option<Arc<dyn Transport>>,
+    snapshot_files: Option<Arc<dyn SnapshotFiles>>,
     clock: Arc<dyn Clock>,
     registry: Registry,
 }
@@ -37,6 +39,7 @@ impl StoreBuilder {
             log_store: None,
             state_machine: None,
             transport: None,
+            snapshot_files: None,
             clock: Arc::new(SystemClock::default()),
             registry: Registry::new(),
         }
@@ -48,7 +51,7 @@ impl StoreBuilder {
         self
     }
 
-    /// Keeps the log on disk, in `raft-log` below this directory.
+    /// Keeps the log on disk, in `raft-log` below this directory, and received snapshots in `snapshots`.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(path.into());
         self
@@ -69,6 +72,14 @@ impl StoreBuilder {
     /// What carries messages to the other stores.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Where received snapshots wait until they are installed. Otherwise in memory with a
+    /// [`log_store`](Self::log_store) of one's own: then a crash between a snapshot's arrival and its
+    /// installation costs the peer, which is set aside.
+    pub fn snapshot_files(mut self, files: Arc<dyn SnapshotFiles>) -> Self {
+        self.snapshot_files = Some(files);
         self
     }
 
@@ -125,16 +136,11 @@ impl StoreBuilder {
         let log_store = self.open_log_store()?;
         let stored = log_store.load()?;
         self.check_ident(&stored, &*log_store)?;
+        let snapshot_files = self.open_snapshot_files()?;
         let metrics = Arc::new(Metrics::register(&self.registry, self.store_id)?);
-        let parts = Parts::new(
-            self.store_id,
-            self.config,
-            log_store,
-            state_machine,
-            transport,
-            self.clock,
-            metrics,
-        );
+        let clock = self.clock;
+        let seams = Seams { log_store, state_machine, transport, snapshot_files, clock };
+        let parts = Parts::new(self.store_id, self.config, seams, metrics);
         Ok((parts, stored, self.registry))
     }
 
@@ -150,6 +156,21 @@ impl StoreBuilder {
                 let both = "both a log_store and a data_dir were given".to_owned();
                 Err(StartError::Config(both))
             }
+        }
+    }
+
+    fn open_snapshot_files(&self) -> Result<Arc<dyn SnapshotFiles>, StartError> {
+        match (&self.snapshot_files, &self.data_dir) {
+            (Some(files), _) => Ok(files.clone()),
+            (None, Some(path)) => {
+                let path = path.join("snapshots");
+                let files = DirectorySnapshotFiles::new(&path).map_err(|error| {
+                    let reason = error.to_string();
+                    LogStoreError::Open { path: path.display().to_string(), reason }
+                })?;
+                Ok(Arc::new(files))
+            }
+            (None, None) => Ok(Arc::new(MemorySnapshotFiles::default())),
         }
     }
 

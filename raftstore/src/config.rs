@@ -47,6 +47,11 @@ pub struct StoreConfig {
     /// Bytes that wait for one log writer or apply thread; pollers wait beyond it.
     #[serde(serialize_with = "exactly")]
     pub queue_size: ByteSize,
+    /// Snapshots on their way at the same time, in each direction.
+    pub max_snapshots: usize,
+    /// Bytes of snapshots a second, in each direction.
+    #[serde(serialize_with = "exactly")]
+    pub snapshot_rate: ByteSize,
     /// Raft's settings.
     pub raft: RaftSettings,
     /// The log on disk.
@@ -85,6 +90,16 @@ pub struct RaftSettings {
     pub entry_cache_size: ByteSize,
     /// The log of a region is shortened when it has this many entries more than needed.
     pub compact_after_entries: u64,
+    /// It is also shortened when it is larger than this.
+    #[serde(serialize_with = "exactly")]
+    pub compact_after_size: ByteSize,
+    /// And after so many ticks, however short it is.
+    pub compact_after_ticks: u64,
+    /// Entries that are kept for a follower that lacks them; beyond, it needs a snapshot.
+    pub spare_entries: u64,
+    /// The same in bytes.
+    #[serde(serialize_with = "exactly")]
+    pub spare_size: ByteSize,
     /// Seed of election timeouts.
     pub seed: u64,
 }
@@ -113,6 +128,8 @@ impl Default for StoreConfig {
             message_budget: 256,
             mailbox_capacity: 4096,
             queue_size: ByteSize::mib(64),
+            max_snapshots: 8,
+            snapshot_rate: ByteSize::mib(100),
             raft: RaftSettings::default(),
             log: EngineConfig::default(),
         }
@@ -134,6 +151,10 @@ impl Default for RaftSettings {
             max_unapplied_size: ByteSize(region.max_unapplied_bytes as u64),
             entry_cache_size: ByteSize(region.entry_cache_bytes as u64),
             compact_after_entries: region.compact_after_entries,
+            compact_after_size: ByteSize(region.compact_after_bytes),
+            compact_after_ticks: region.compact_after_ticks,
+            spare_entries: region.spare_entries,
+            spare_size: ByteSize(region.spare_bytes),
             seed: region.seed,
         }
     }
@@ -180,6 +201,7 @@ impl StoreConfig {
             ("batch_size", self.batch_size, 1, 4096),
             ("message_budget", self.message_budget, 1, 65_536),
             ("mailbox_capacity", self.mailbox_capacity, 16, 1 << 20),
+            ("max_snapshots", self.max_snapshots, 1, 1024),
             ("log.recovery_threads", self.log.recovery_threads, 1, 64),
         ];
         for (field, value, min, max) in bounded {
@@ -195,6 +217,7 @@ impl StoreConfig {
         }
         let sizes = [
             ("queue_size", self.queue_size, ByteSize::kib(64), ByteSize::gib(16)),
+            ("snapshot_rate", self.snapshot_rate, ByteSize::kib(64), ByteSize::tib(1)),
             ("log.target_file_size", self.log.target_file_size, ByteSize::kib(4), ByteSize::gib(4)),
             ("log.purge_threshold", self.log.purge_threshold, ByteSize::kib(8), ByteSize::tib(1)),
         ];
@@ -240,6 +263,10 @@ impl StoreConfig {
             unknown_after_ticks: raft.election_ticks.saturating_mul(2),
             compact_after_entries: raft.compact_after_entries,
             compact_keep_entries: KEPT_ENTRIES.min(raft.compact_after_entries / 2),
+            compact_after_bytes: raft.compact_after_size.as_u64(),
+            compact_after_ticks: raft.compact_after_ticks,
+            spare_entries: raft.spare_entries,
+            spare_bytes: raft.spare_size.as_u64(),
             seed: raft.seed,
             ..RegionConfig::new(self.cluster_id)
         }
@@ -256,6 +283,8 @@ fn key_of(field: &'static str) -> String {
         "max_uncommitted_bytes" => "max_uncommitted_size",
         "max_unapplied_bytes" => "max_unapplied_size",
         "entry_cache_bytes" => "entry_cache_size",
+        "compact_after_bytes" => "compact_after_size",
+        "spare_bytes" => "spare_size",
         // Derived from this one.
         "unknown_after_ticks" => "election_ticks",
         other => other,

@@ -1,19 +1,32 @@
-//! Brings regions to life: new ones, and those found in the log.
+//! Brings regions to life: new ones, those that a leader or a split brings, and those found in the log.
+//!
+//! A record is durable before its region can promise anything. So a crash anywhere leaves a region that the
+//! next start finds, or none.
 
 use crate::error::StartError;
 use crate::handle::StoreHandle;
+use crate::health::Health;
 use crate::log_store::{
-    LogBatch, LogStore, LogStoreError, RegionWrite, StoredRegion, MAX_REGION_ID,
+    LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
 };
-use crate::message::RegionMessage;
+use crate::message::{RegionMessage, StoreMessage};
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::range_map::RangeMap;
 use crate::region_fsm::{RegionFsm, RegionRouter};
+use crate::snapshot::{
+    forget, install_staged, staged_name, Chore, ChoreQueue, InstallError, SnapshotFiles,
+};
 use crate::state_machine::StateMachine;
+use crate::store_fsm::SetAside;
 use crate::write_path::persist::write_log;
 use batch_system::Priority;
 use region::{
-    LogReader, Region, RegionConfig, RegionDescription, RegionId, RegionRecord, RestoredState,
-    StoreId, TruncatedState,
+    snapshot_of, AdminCommand, AppliedState, Effects, Envelope, HardState, Index, LogReader,
+    PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
+    RegionRecord, Rejection, RestoredState, SplitError, StoreId, TruncatedState,
 };
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +34,20 @@ use std::time::Duration;
 /// Regions whose records one bootstrap write covers.
 const BOOTSTRAP_BATCH: usize = 1024;
 
-/// Brings regions to life: new ones, and those found in the log.
+/// Brings regions to life.
 pub(crate) struct Creator {
     pub(crate) store_id: StoreId,
     pub(crate) region_config: Arc<RegionConfig>,
     pub(crate) tick_interval: Duration,
     pub(crate) log_store: Arc<dyn LogStore>,
     pub(crate) state_machine: Arc<dyn StateMachine>,
+    pub(crate) files: Arc<dyn SnapshotFiles>,
+    pub(crate) ranges: Arc<RangeMap>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) set_aside: SetAside,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) chores: Arc<ChoreQueue>,
     /// One bootstrap at a time.
     pub(crate) bootstrapping: parking_lot::Mutex<()>,
 }
@@ -39,60 +59,56 @@ impl Creator {
         regions: &[RegionDescription],
     ) -> Result<(), StartError> {
         let _one_at_a_time = self.bootstrapping.lock();
-        if handle.inner.stopped.load(Ordering::Acquire) || handle.inner.health.has_failed() {
+        if handle.inner.stopped.load(Ordering::Acquire) || self.health.has_failed() {
             return Err(StartError::Stopped);
         }
         // Everything is checked before anything is created.
         let mut admitted: Vec<RegionRecord> = Vec::new();
         for description in regions {
-            match self.admit(handle, description) {
+            match self.admit(handle, description, &admitted) {
                 Ok(None) => {}
                 Ok(Some(record)) => admitted.push(record),
                 Err(error) => {
-                    admitted.iter().for_each(|r| handle.inner.ranges.remove(&r.description));
+                    for record in &admitted {
+                        self.ranges.remove(&record.description);
+                        self.peers.give_up(record.description.id, record.peer_id);
+                    }
                     return Err(error);
                 }
             }
         }
-        admitted.sort_by_key(|record| record.description.id);
-        admitted.dedup();
-        if let Some(twice) =
-            admitted.windows(2).find(|two| two[0].description.id == two[1].description.id)
-        {
-            admitted.iter().for_each(|r| handle.inner.ranges.remove(&r.description));
-            let reason = "it is listed twice, with different descriptions".to_owned();
-            return Err(StartError::Region { region_id: twice[0].description.id, reason });
-        }
         for records in admitted.chunks(BOOTSTRAP_BATCH) {
-            self.create(handle, records)?;
+            self.write_records(records.iter().cloned())?;
+            for record in records {
+                self.metrics.count_created("bootstrap");
+                self.restore(&handle.inner.router, new_region(record.clone()));
+            }
         }
         Ok(())
     }
 
-    fn create(&self, handle: &StoreHandle, records: &[RegionRecord]) -> Result<(), StartError> {
-        // The record is durable before the region can promise anything: a crash in between leaves a
-        // region that a restart, or a repeated bootstrap, finds.
+    fn write_records(
+        &self,
+        records: impl Iterator<Item = RegionRecord>,
+    ) -> Result<(), LogStoreError> {
         let mut batch = LogBatch::default();
-        batch.writes.extend(records.iter().map(|record| RegionWrite {
-            region_id: record.description.id,
-            record: Some(record.clone()),
-            ..RegionWrite::default()
+        batch.writes.extend(records.map(|record| {
+            let initialised = record.description.is_initialised();
+            RegionWrite {
+                region_id: record.description.id,
+                // What an earlier peer of the region has promised is no concern of this one.
+                hard_state: (!initialised).then(HardState::default),
+                clear: !initialised,
+                record: Some(record),
+                ..RegionWrite::default()
+            }
         }));
-        if let Err(failure) = write_log(&*self.log_store, &mut batch, true) {
+        let written = write_log(&*self.log_store, &mut batch, true);
+        written.map(|_| ()).map_err(|failure| {
             let reason = failure.to_string();
-            handle.inner.health.fail(failure);
-            return Err(LogStoreError::Write(reason).into());
-        }
-        for record in records {
-            let stored = StoredRegion {
-                record: record.clone(),
-                hard_state: None,
-                truncated: TruncatedState::INITIAL,
-                last_index: TruncatedState::INITIAL.index,
-            };
-            self.restore(handle, stored);
-        }
-        Ok(())
+            self.health.fail(failure);
+            LogStoreError::Write(reason)
+        })
     }
 
     /// The record of a region to be created, its range taken; `None` if there is nothing to do.
@@ -100,6 +116,7 @@ impl Creator {
         &self,
         handle: &StoreHandle,
         description: &RegionDescription,
+        before: &[RegionRecord],
     ) -> Result<Option<RegionRecord>, StartError> {
         let region_id = description.id;
         let fail = |reason: String| StartError::Region { region_id, reason };
@@ -108,14 +125,24 @@ impl Creator {
             return Err(fail(format!("ids above {MAX_REGION_ID} are reserved")));
         }
         let Some(peer) = description.peer_on(self.store_id) else { return Ok(None) };
-        if let Some(reason) = handle.inner.set_aside.lock().get(&region_id) {
+        if let Some(reason) = self.set_aside.lock().get(&region_id) {
             return Err(fail(format!("it exists and is set aside: {reason}")));
+        }
+        if let Some(twice) = before.iter().find(|record| record.description.id == region_id) {
+            return match twice.description == *description {
+                true => Ok(None),
+                false => Err(fail("it is listed twice, with different descriptions".to_owned())),
+            };
         }
         if handle.inner.router.mailbox(region_id.get()).is_some() {
             return self.compare(handle, description).map(|()| None);
         }
-        if let Err(other) = handle.inner.ranges.insert(description) {
+        if let Err(other) = self.ranges.insert(description) {
             return Err(fail(format!("its range overlaps that of region {other}")));
+        }
+        if let Err(refused) = self.peers.create(region_id, peer.id) {
+            self.ranges.remove(description);
+            return Err(fail(format!("peer {} cannot be created: {refused}", peer.id)));
         }
         Ok(Some(RegionRecord::new(description.clone(), peer.id)))
     }
@@ -141,26 +168,219 @@ impl Creator {
         }
     }
 
-    /// Brings a region to life from what the log store holds. One that is damaged is set aside, and
-    /// the others go on.
-    pub(crate) fn restore(&self, handle: &StoreHandle, stored: StoredRegion) {
-        if stored.record.tombstone {
-            return;
+    /// A peer that knows nothing of its region yet: the region's leader has spoken to it.
+    pub(crate) fn create_for_leader(
+        &self,
+        router: &RegionRouter,
+        region: RegionId,
+        peer: PeerId,
+    ) -> bool {
+        if region.get() > MAX_REGION_ID || self.set_aside.lock().contains_key(&region) {
+            return false;
         }
-        let region_id = stored.record.description.id;
-        if let Err(reason) = self.try_restore(handle, stored) {
-            if handle.inner.stopped.load(Ordering::Acquire) {
-                return;
+        if self.health.has_failed() || self.peers.create(region, peer).is_err() {
+            return false;
+        }
+        let record = RegionRecord::new(RegionDescription::uninitialised(region), peer);
+        if self.write_records(std::iter::once(record.clone())).is_err() {
+            return false;
+        }
+        self.metrics.count_created("leader");
+        self.restore(router, new_region(record));
+        true
+    }
+
+    /// A snapshot is complete: steps raft-rs's message of it, if the range is free. One that the region does
+    /// not take is removed.
+    pub(crate) fn step_snapshot(
+        &self,
+        region: &mut Region,
+        envelope: Box<Envelope>,
+    ) -> Result<(), Rejection> {
+        let Ok(applied) = snapshot_of(&envelope) else {
+            return region.step(envelope);
+        };
+        let had_range = region.has_range();
+        // A region that has a range keeps it until the new contents are installed: they lie within it.
+        let free = match had_range {
+            true => self.ranges.is_free_for(&applied.description),
+            false => self.ranges.replace(&applied.description),
+        };
+        let stepped = match free {
+            true => region.step(envelope),
+            false => Err(Rejection::Backlog),
+        };
+        if !region.takes_snapshot(applied.index) {
+            if free && !had_range {
+                self.ranges.remove_region(region.id());
             }
-            tracing::error!(region = %region_id, reason, "region set aside");
-            handle.inner.set_aside.lock().insert(region_id, reason);
+            let peer = region.peer().id;
+            let name = staged_name(region.id(), peer, applied.index, applied.term);
+            if region.installs_up_to() != Some(applied.index) {
+                if let Err(error) = self.files.remove(&name) {
+                    tracing::warn!(name, %error, "a snapshot cannot be removed");
+                }
+            }
+        }
+        stepped
+    }
+
+    /// Proposes a change of a region, unless ids that it brings are known here already.
+    pub(crate) fn propose_admin(
+        &self,
+        region: &mut Region,
+        command: &AdminCommand,
+        proposal: Proposal,
+        effects: &mut Effects,
+    ) {
+        if let AdminCommand::Split(request) = command {
+            let used = request.regions.iter().find(|new| !self.peers.is_new(new.id));
+            let reserved = request.regions.iter().find(|new| new.id.get() > MAX_REGION_ID);
+            if let Some(new) = used.or(reserved).filter(|_| region.is_leader()) {
+                let refusal = ProposeError::InvalidSplit {
+                    region_id: region.id(),
+                    cause: Box::new(SplitError::RegionIdInUse(new.id)),
+                    current: region.description().clone(),
+                };
+                return effects.answers.push((proposal.callback, Err(refusal)));
+            }
+        }
+        region.propose_admin(command, proposal, effects);
+    }
+
+    /// The split of a region is applied: its children here begin.
+    pub(crate) fn begin_children(
+        &self,
+        router: &RegionRouter,
+        parent: &RegionDescription,
+        children: &[RegionDescription],
+        leading: bool,
+    ) {
+        let promised = |child: &&RegionDescription| {
+            let peer = child.peer_on(self.store_id);
+            peer.is_some_and(|peer| self.peers.keep_promise(child.id, peer.id))
+        };
+        let (wanted, others): (Vec<_>, Vec<_>) = children.iter().partition(promised);
+        let wanted: Vec<RegionDescription> = wanted.into_iter().cloned().collect();
+        self.ranges.split(parent, &wanted);
+        for child in others {
+            // Its peer here was destroyed before it began, or a later one is here.
+            if let Err(failure) = forget(&*self.state_machine, child.id) {
+                return self.health.fail(failure);
+            }
+        }
+        self.metrics.count_splits(wanted.len());
+        for child in wanted {
+            self.begin_child(router, child, leading);
         }
     }
 
-    fn try_restore(&self, handle: &StoreHandle, stored: StoredRegion) -> Result<(), String> {
+    fn begin_child(&self, router: &RegionRouter, child: RegionDescription, leading: bool) {
+        let id = child.id;
+        let begin = || RegionMessage::BeginFromSplit(Arc::new(child.clone()));
+        if router.mailbox(id.get()).is_some() {
+            let _ = router.force_send(id.get(), begin());
+        } else if let Some(peer) = child.peer_on(self.store_id) {
+            self.metrics.count_created("split");
+            self.restore(router, new_region(RegionRecord::new(child.clone(), peer.id)));
+        }
+        if leading {
+            let _ = router.force_send(id.get(), RegionMessage::Campaign);
+        }
+    }
+
+    /// Brings all regions back that the log store holds.
+    pub(crate) fn restore_all(&self, router: &RegionRouter, mut stored: Stored) {
+        for damaged in stored.damaged {
+            tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
+            self.set_aside.lock().insert(damaged.region_id, damaged.reason);
+        }
+        stored.regions.iter().for_each(|region| self.peers.load(&region.record));
+        self.remove_stray_snapshots(&stored.regions);
+        let unborn = self.splits_to_replay(&stored.regions);
+        for region in stored.regions.iter_mut() {
+            let Some(index) = unborn.get(&region.record.description.id) else { continue };
+            // The split was applied before; so it is committed, whatever the hard state says.
+            if let Some(hard_state) = &mut region.hard_state {
+                hard_state.commit = hard_state.commit.max(index.get().min(region.last_index.get()));
+            }
+        }
+        for region in stored.regions {
+            self.restore(router, region);
+        }
+    }
+
+    /// Parents whose last splits the state machine has lost, and up to which entry they must be replayed.
+    fn splits_to_replay(&self, regions: &[StoredRegion]) -> FxHashMap<RegionId, Index> {
+        let mut replay: FxHashMap<RegionId, Index> = FxHashMap::default();
+        for region in regions.iter().filter(|region| !region.record.tombstone) {
+            let Some(origin) = region.record.origin else { continue };
+            let known = self.state_machine.applied_state(region.record.description.id);
+            if matches!(known, Ok(None)) {
+                let index = replay.entry(origin.parent).or_default();
+                *index = origin.index.max(*index);
+            }
+        }
+        replay
+    }
+
+    /// What was received and is not needed to finish an installation.
+    fn remove_stray_snapshots(&self, regions: &[StoredRegion]) {
+        let needed = |region: &StoredRegion| {
+            let TruncatedState { index, term } = region.record.installing?;
+            Some(staged_name(region.record.description.id, region.record.peer_id, index, term))
+        };
+        let needed: FxHashSet<String> = regions.iter().filter_map(needed).collect();
+        let names = self.files.list().unwrap_or_else(|error| {
+            tracing::warn!(%error, "snapshots cannot be listed");
+            Vec::new()
+        });
+        for name in names.into_iter().filter(|name| !needed.contains(name)) {
+            if let Err(error) = self.files.remove(&name) {
+                tracing::warn!(name, %error, "a snapshot cannot be removed");
+            }
+        }
+    }
+
+    /// Brings a region to life from what the log store holds. One that is damaged is set aside, and
+    /// the others go on.
+    fn restore(&self, router: &RegionRouter, stored: StoredRegion) {
         let region_id = stored.record.description.id;
-        let applied = self.state_machine.applied_state(region_id);
-        let applied = applied.map_err(|error| format!("its state machine: {error}"))?;
+        let restored = match stored.record.tombstone {
+            true => self.finish_destroying(region_id),
+            false => self.try_restore(router, stored),
+        };
+        if let Err(reason) = restored {
+            if self.chores.is_closed() {
+                return;
+            }
+            tracing::error!(region = %region_id, reason, "region set aside");
+            self.set_aside.lock().insert(region_id, reason);
+        }
+    }
+
+    /// A crash may have come between the tombstone and the end of the contents.
+    fn finish_destroying(&self, region: RegionId) -> Result<(), String> {
+        let known = self.state_machine.applied_state(region);
+        match known.map_err(|error| format!("its state machine: {error}"))? {
+            Some(_) => forget(&*self.state_machine, region).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn try_restore(&self, router: &RegionRouter, stored: StoredRegion) -> Result<(), String> {
+        let region_id = stored.record.description.id;
+        let peer = stored.record.peer_id;
+        let applied = self.applied_state(&stored.record)?;
+        if let Some(applied) = &applied {
+            if applied.description.peer(peer).is_none() {
+                // It had left before the crash, and only its tombstone is missing.
+                self.peers.bury(peer, &applied.description);
+                let chore = Chore::Destroy(applied.description.clone(), peer);
+                let _ = self.chores.push_always(chore, 1);
+                return Ok(());
+            }
+        }
         let reader: Arc<dyn LogReader> = self.log_store.clone();
         let state = RestoredState {
             record: stored.record,
@@ -171,16 +391,41 @@ impl Creator {
         };
         let region = Region::restore(state, self.store_id, self.region_config.clone(), reader)
             .map_err(|failure| failure.to_string())?;
-        if let Err(other) = handle.inner.ranges.insert(region.description()) {
-            return Err(format!("its range overlaps that of region {other}"));
+        if region.has_range() {
+            if let Err(other) = self.ranges.insert(region.description()) {
+                return Err(format!("its range overlaps that of region {other}"));
+            }
         }
-        handle.inner.metrics.region_added();
+        self.metrics.region_added();
         let fsm = Box::new(RegionFsm::new(region));
-        let router = &handle.inner.router;
         let registered = router.register(region_id.get(), fsm, Priority::Normal);
         registered.map_err(|error| error.to_string())?;
         self.start_ticking(router, region_id);
+        let _ = router.force_send_control(StoreMessage::Created(region_id));
         Ok(())
+    }
+
+    /// What the state machine has, after the installation of a snapshot that a crash has interrupted.
+    fn applied_state(&self, record: &RegionRecord) -> Result<Option<AppliedState>, String> {
+        let region = record.description.id;
+        let known = self.state_machine.applied_state(region);
+        let known = known.map_err(|error| format!("its state machine: {error}"))?;
+        let Some(TruncatedState { index, term }) = record.installing else { return Ok(known) };
+        if known.as_ref().is_some_and(|known| known.index >= index) {
+            return Ok(known);
+        }
+        let description = Arc::new(record.description.clone());
+        let applied = AppliedState { index, term, description };
+        let state_machine = &*self.state_machine;
+        match install_staged(state_machine, &*self.files, applied.clone(), record.peer_id) {
+            Ok(()) => Ok(Some(applied)),
+            Err(InstallError::Damaged(reason)) => Err(reason),
+            Err(InstallError::Failed(failure)) => {
+                let reason = failure.to_string();
+                self.health.fail(failure);
+                Err(reason)
+            }
+        }
     }
 
     /// Regions tick at different times, so that the work spreads over the interval.
@@ -192,4 +437,13 @@ impl Creator {
         // What recovery left to do (replaying the log) begins now and not with the first tick.
         let _ = router.force_send(region.get(), RegionMessage::Continue);
     }
+}
+
+/// A region of which nothing but the record is written.
+fn new_region(record: RegionRecord) -> StoredRegion {
+    let truncated = match record.description.is_initialised() {
+        true => TruncatedState::INITIAL,
+        false => TruncatedState::NOTHING,
+    };
+    StoredRegion { record, hard_state: None, truncated, last_index: truncated.index }
 }

@@ -17,6 +17,7 @@ use crate::message::{RegionMessage, StoreMessage};
 use crate::parts::Parts;
 use crate::poller::StorePoller;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
+use crate::snapshot::{ChoreWorker, StreamWorker};
 use crate::store::reclaim;
 use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::{ApplyQueue, ApplyWorker};
@@ -41,6 +42,10 @@ pub enum StoreThread {
     LogWriter(usize),
     /// Applies committed commands.
     Apply(usize),
+    /// Sends and receives snapshots.
+    Snapshots,
+    /// Installs snapshots and destroys regions.
+    Chores,
 }
 
 /// A store that somebody drives. Dropping it is a crash: nothing more is written or sent, and
@@ -52,6 +57,11 @@ pub struct DrivenStore {
     apply_workers: Vec<ApplyWorker>,
     write_queues: Vec<Arc<WriteQueue>>,
     apply_queues: Vec<Arc<ApplyQueue>>,
+    streams: StreamWorker,
+    chores: ChoreWorker,
+    tick: Duration,
+    /// Since the last tick of the snapshots.
+    passed: Duration,
     log_store: Arc<dyn LogStore>,
     registry: Registry,
     figures: Figures,
@@ -65,10 +75,10 @@ impl DrivenStore {
     ) -> Result<Self, StartError> {
         parts.write_queues.iter().for_each(|queue| queue.never_wait());
         parts.apply_queues.iter().for_each(|queue| queue.never_wait());
-        let control = Box::new(StoreFsm::new(parts.set_aside.clone()));
+        let control = parts.control();
         let pollers = parts.config.poller_count();
-        let driver = Driver::new(pollers, parts.limits(), control, |_, _| WatchedPoller {
-            poller: parts.poller(),
+        let driver = Driver::new(pollers, parts.limits(), control, |_, router| WatchedPoller {
+            poller: parts.poller(router),
             ran: Vec::new(),
         });
         let router = driver.router();
@@ -77,15 +87,19 @@ impl DrivenStore {
         let workers = parts.apply_queues.iter().map(|queue| parts.apply_worker(queue, router));
         let figures = Figures::new(&handle.inner, &parts.write_queues, &parts.apply_queues);
         registry.register(Box::new(figures.clone()))?;
-        handle.restore_all(stored);
+        parts.creator.restore_all(router, stored);
         Ok(Self {
+            streams: parts.stream_worker(router),
+            chores: parts.chore_worker(router),
+            tick: parts.config.raft.tick_interval,
+            passed: Duration::ZERO,
             log_writers: writers.collect(),
             apply_workers: workers.collect(),
             handle,
             driver,
             write_queues: parts.write_queues.clone(),
             apply_queues: parts.apply_queues.clone(),
-            log_store: parts.log_store.clone(),
+            log_store: parts.seams.log_store.clone(),
             registry: registry.clone(),
             figures,
         })
@@ -110,6 +124,8 @@ impl DrivenStore {
         runnable.extend(writers.map(|(index, _)| StoreThread::LogWriter(index)));
         let workers = self.apply_workers.iter().enumerate().filter(|(_, worker)| worker.has_work());
         runnable.extend(workers.map(|(index, _)| StoreThread::Apply(index)));
+        runnable.extend(self.streams.has_work().then_some(StoreThread::Snapshots));
+        runnable.extend(self.chores.has_work().then_some(StoreThread::Chores));
         runnable
     }
 
@@ -131,6 +147,8 @@ impl DrivenStore {
                 self.apply_workers[index].wake();
             }
             StoreThread::LogWriter(_) | StoreThread::Apply(_) => {}
+            StoreThread::Snapshots => self.streams.wake(),
+            StoreThread::Chores => self.chores.wake(),
         }
         Vec::new()
     }
@@ -154,12 +172,18 @@ impl DrivenStore {
     /// Moves the time of the store's timers forward and sends what is due then.
     pub fn advance_time(&mut self, by: Duration) {
         self.driver.advance_time(by);
+        self.passed += by;
+        while self.passed >= self.tick {
+            self.passed -= self.tick;
+            self.streams.tick();
+        }
     }
 
     /// Gives back disk space of the log, as a thread of its own does now and then.
     pub fn reclaim(&mut self) {
         if !self.log_store.is_volatile() && !self.handle.inner.health.has_failed() {
-            reclaim(&*self.log_store, &self.handle.inner.health);
+            let inner = &self.handle.inner;
+            reclaim(&*self.log_store, &inner.health, &inner.router);
         }
     }
 
@@ -204,6 +228,8 @@ impl DrivenStore {
         self.log_writers.iter_mut().for_each(|writer| while writer.wake() {});
         self.apply_queues.iter().for_each(|queue| queue.close());
         self.apply_workers.iter_mut().for_each(|worker| while worker.wake() {});
+        self.streams.wake();
+        self.chores.wake();
     }
 
     fn queues_have_room(&self) -> bool {

@@ -4,11 +4,11 @@ use crate::clock::Clock;
 use crate::creator::Creator;
 use crate::error::{StartError, StoreFailure};
 use crate::health::Health;
-use crate::log_store::Stored;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
+use crate::snapshot::{SnapshotMessage, StreamQueue, StreamTask};
 use crate::store_fsm::SetAside;
 use batch_system::SendError;
 use bytes::Bytes;
@@ -70,6 +70,7 @@ pub(crate) struct HandleInner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ranges: Arc<RangeMap>,
     pub(crate) set_aside: SetAside,
+    pub(crate) streams: Arc<StreamQueue>,
     /// Gone once the store has stopped, so that a handle does not keep the log store open.
     pub(crate) creator: Mutex<Option<Arc<Creator>>>,
     pub(crate) stopped: AtomicBool,
@@ -128,11 +129,18 @@ impl StoreHandle {
             let large = ProposeError::TooLarge { region_id: region, size_bytes, limit_bytes };
             return refuse_in_turn(proposal.callback, Err(large));
         }
-        if let Err(refused) = self.inner.router.send(region.get(), RegionMessage::Propose(proposal))
-        {
+        self.send_or_refuse(region, RegionMessage::Propose(proposal));
+    }
+
+    /// Sends what carries a callback, or has the callback hear why that is not possible.
+    pub(crate) fn send_or_refuse(&self, region: RegionId, message: RegionMessage) {
+        if let Err(refused) = self.inner.router.send(region.get(), message) {
             let error = self.refusal(region, &refused);
-            if let RegionMessage::Propose(proposal) = refused.into_message() {
-                self.refuse(proposal.callback, error);
+            match refused.into_message() {
+                RegionMessage::Propose(Proposal { callback, .. })
+                | RegionMessage::Admin(_, Proposal { callback, .. })
+                | RegionMessage::TransferLeader(_, callback) => self.refuse(callback, error),
+                _ => {}
             }
         }
     }
@@ -230,17 +238,17 @@ impl StoreHandle {
         }
     }
 
-    /// Brings all regions back that the log store holds.
-    pub(crate) fn restore_all(&self, stored: Stored) {
-        for damaged in stored.damaged {
-            tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
-            self.inner.set_aside.lock().insert(damaged.region_id, damaged.reason);
+    /// Takes a message about a snapshot from another store: for implementers of a
+    /// [`Transport`](crate::Transport)'s receiving side. Says whether it was taken; what is not is sent
+    /// again.
+    pub fn deliver_snapshot(&self, message: SnapshotMessage) -> bool {
+        let task = StreamTask::Message(Box::new(message));
+        let weight = task.weight();
+        let taken = self.inner.streams.try_push(task, weight).is_ok();
+        if !taken {
+            self.inner.metrics.count_dropped("queue_full", 1);
         }
-        // There from the start until the store stops.
-        let Some(creator) = self.inner.creator.lock().clone() else { return };
-        for region in stored.regions {
-            creator.restore(self, region);
-        }
+        taken
     }
 
     /// A full mailbox is answered by a poller, between two rounds: a callback that proposes again at
@@ -313,6 +321,15 @@ fn unknown(region_id: RegionId) -> ProposeError {
 pub struct AnswerFuture {
     region: RegionId,
     receiver: oneshot::Receiver<Answer>,
+}
+
+impl AnswerFuture {
+    /// Of whatever is asked with this callback.
+    pub(crate) fn new(region: RegionId, ask: impl FnOnce(Callback)) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        ask(Callback::new(move |answer| drop(sender.send(answer))));
+        Self { region, receiver }
+    }
 }
 
 impl Future for AnswerFuture {

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod admin;
 mod builder;
 mod clock;
 mod config;
@@ -23,9 +24,11 @@ mod log_store;
 mod message;
 mod metrics;
 mod parts;
+mod peers;
 mod poller;
 mod range_map;
 mod region_fsm;
+mod snapshot;
 mod state_machine;
 mod store;
 mod store_fsm;
@@ -33,6 +36,7 @@ mod transport;
 mod work_queue;
 mod write_path;
 
+pub use admin::{AdminRequest, Regions, RegionsFuture};
 pub use builder::StoreBuilder;
 pub use clock::{Clock, SystemClock};
 pub use config::{RaftSettings, StoreConfig};
@@ -43,6 +47,10 @@ pub use log_store::{
     DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
     RaftEngineLogStore, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
 };
+pub use snapshot::{
+    DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotBody, SnapshotFiles, SnapshotId,
+    SnapshotMessage, StagedSnapshot,
+};
 pub use state_machine::{
     Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSplit,
     SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
@@ -52,9 +60,10 @@ pub use transport::{InProcessTransport, Transport};
 pub use write_path::Stage;
 
 pub use region::{
-    Answer, AppliedState, DecodeError, Envelope, Index, LogReadError, LogReader, Peer, PeerId,
-    PeerRole, ProposeError, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus,
-    Response, Role, StoreId, StoreIdent, Term, TruncatedState, INITIAL_INDEX,
+    Answer, AppliedState, ChangeError, DecodeError, Envelope, Index, LogReadError, LogReader,
+    NewRegion, Origin, Peer, PeerChange, PeerId, PeerRole, ProposeError, RegionDescription,
+    RegionEpoch, RegionId, RegionRecord, RegionStatus, Response, Role, SplitError, SplitRequest,
+    StoreId, StoreIdent, Term, TransferError, TruncatedState, INITIAL_INDEX,
 };
 
 /// The files below raft-engine, for a log store whose files are not the machine's.

@@ -1,8 +1,10 @@
 //! What the mailboxes carry.
 
 use region::{
-    Answer, Callback, Envelope, Index, Persisted, Proposal, RegionFailure, RegionId, RegionStatus,
+    AdminCommand, Answer, AppliedState, Callback, Envelope, Index, PeerId, Persisted, Proposal,
+    RegionDescription, RegionFailure, RegionId, RegionStatus,
 };
+use std::sync::Arc;
 
 /// To a region.
 pub(crate) enum RegionMessage {
@@ -14,6 +16,18 @@ pub(crate) enum RegionMessage {
     Persisted(Persisted),
     /// From an apply thread: committed commands have been carried out.
     Applied(Index),
+    /// From a user: a change of the region itself.
+    Admin(Box<AdminCommand>, Proposal),
+    /// From a user: another peer should lead, if one is named, that one.
+    TransferLeader(Option<PeerId>, Callback),
+    /// The snapshot for a peer is made, or cannot be made now.
+    SnapshotReady(PeerId, Option<Box<AppliedState>>),
+    /// The snapshot for a peer has arrived, or not.
+    SnapshotSent(PeerId, bool),
+    /// The split that this region comes from is applied here.
+    BeginFromSplit(Arc<RegionDescription>),
+    /// The log store needs the space of the region's old entries.
+    CompactSoon,
     /// From a timer.
     Tick,
     /// Stand for election now.
@@ -34,4 +48,8 @@ pub(crate) enum StoreMessage {
     Answer(Callback, Answer),
     /// A Raft message for a region that is not here.
     Stray(Box<Envelope>),
+    /// A snapshot is complete; raft-rs's message of it.
+    SnapshotArrived(Box<Envelope>),
+    /// A region is here from now on.
+    Created(RegionId),
 }

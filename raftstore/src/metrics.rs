@@ -35,6 +35,12 @@ pub(crate) struct Metrics {
     dropped: IntCounterVec,
     regions: IntGaugeVec,
     leader_changes: IntCounter,
+    snapshots: IntCounterVec,
+    snapshot_bytes: IntCounterVec,
+    splits: IntCounter,
+    created: IntCounterVec,
+    destroyed: IntCounter,
+    description_changes: IntCounter,
 }
 
 impl Metrics {
@@ -82,6 +88,24 @@ impl Metrics {
                 "leader_changes_total",
                 "Times a region here became or ceased to be the leader.",
             ))?,
+            snapshots: IntCounterVec::new(
+                opts("snapshots_total", "Snapshots by what became of them."),
+                &["outcome"],
+            )?,
+            snapshot_bytes: IntCounterVec::new(
+                opts("snapshot_bytes_total", "Bytes of snapshots sent."),
+                &["direction"],
+            )?,
+            splits: IntCounter::with_opts(opts("splits_total", "Regions split off here."))?,
+            created: IntCounterVec::new(
+                opts("peers_created_total", "Peers created here, by what brought them."),
+                &["by"],
+            )?,
+            destroyed: IntCounter::with_opts(opts("peers_destroyed_total", "Peers that left this store."))?,
+            description_changes: IntCounter::with_opts(opts(
+                "description_changes_total",
+                "Times a region here got other peers or another range.",
+            ))?,
         };
         for collector in metrics.collectors() {
             registry.register(collector)?;
@@ -116,6 +140,12 @@ impl Metrics {
             Box::new(self.dropped.clone()),
             Box::new(self.regions.clone()),
             Box::new(self.leader_changes.clone()),
+            Box::new(self.snapshots.clone()),
+            Box::new(self.snapshot_bytes.clone()),
+            Box::new(self.splits.clone()),
+            Box::new(self.created.clone()),
+            Box::new(self.destroyed.clone()),
+            Box::new(self.description_changes.clone()),
         ]
     }
 
@@ -131,6 +161,31 @@ impl Metrics {
 
     pub(crate) fn count_dropped(&self, reason: &str, count: u64) {
         self.dropped.with_label_values(&[reason]).inc_by(count);
+    }
+
+    /// What became of a snapshot.
+    pub(crate) fn snapshot(&self, outcome: &str) {
+        self.snapshots.with_label_values(&[outcome]).inc();
+    }
+
+    pub(crate) fn snapshot_bytes(&self, direction: &str, bytes: usize) {
+        self.snapshot_bytes.with_label_values(&[direction]).inc_by(bytes as u64);
+    }
+
+    pub(crate) fn count_splits(&self, children: usize) {
+        self.splits.inc_by(children as u64);
+    }
+
+    pub(crate) fn count_created(&self, by: &str) {
+        self.created.with_label_values(&[by]).inc();
+    }
+
+    pub(crate) fn count_destroyed(&self) {
+        self.destroyed.inc();
+    }
+
+    pub(crate) fn count_description_change(&self) {
+        self.description_changes.inc();
     }
 
     pub(crate) fn region_added(&self) {

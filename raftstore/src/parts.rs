@@ -7,11 +7,15 @@ use crate::handle::{HandleInner, StoreHandle};
 use crate::health::Health;
 use crate::log_store::LogStore;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::poller::StorePoller;
 use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
+use crate::snapshot::{
+    ChoreQueue, ChoreWorker, SnapshotFiles, StreamLimits, StreamQueue, StreamWorker, Traffic,
+};
 use crate::state_machine::StateMachine;
-use crate::store_fsm::SetAside;
+use crate::store_fsm::{SetAside, StoreFsm};
 use crate::transport::Transport;
 use crate::write_path::apply::{Applier, ApplyQueue, ApplyStation, ApplyWorker};
 use crate::write_path::collect::CollectStation;
@@ -25,47 +29,69 @@ use region::StoreId;
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
+/// What the user brings: the seams of a store.
+pub(crate) struct Seams {
+    pub(crate) log_store: Arc<dyn LogStore>,
+    pub(crate) state_machine: Arc<dyn StateMachine>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) snapshot_files: Arc<dyn SnapshotFiles>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
 /// The seams and the queues between the threads. Used to make each thread's own part, and then gone:
 /// nobody who does the work holds this.
 pub(crate) struct Parts {
     pub(crate) store_id: StoreId,
     pub(crate) config: StoreConfig,
-    pub(crate) log_store: Arc<dyn LogStore>,
-    pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) applier: Applier,
+    pub(crate) seams: Seams,
+    pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) set_aside: SetAside,
+    pub(crate) creator: Arc<Creator>,
     pub(crate) write_queues: Vec<Arc<WriteQueue>>,
     pub(crate) apply_queues: Vec<Arc<ApplyQueue>>,
+    pub(crate) streams: Arc<StreamQueue>,
 }
 
 impl Parts {
     pub(crate) fn new(
         store_id: StoreId,
         config: StoreConfig,
-        log_store: Arc<dyn LogStore>,
-        state_machine: Arc<dyn StateMachine>,
-        transport: Arc<dyn Transport>,
-        clock: Arc<dyn Clock>,
+        seams: Seams,
         metrics: Arc<Metrics>,
     ) -> Self {
         let limit = usize::try_from(config.queue_size.as_u64()).unwrap_or(usize::MAX);
         // A log in memory has nothing to wait for.
-        let writers = match log_store.is_volatile() {
+        let writers = match seams.log_store.is_volatile() {
             true => 0,
             false => config.log_writers.unwrap_or(1),
+        };
+        let health = Arc::new(Health::default());
+        let creator = Creator {
+            store_id,
+            region_config: Arc::new(config.region_config()),
+            tick_interval: config.raft.tick_interval,
+            log_store: seams.log_store.clone(),
+            state_machine: seams.state_machine.clone(),
+            files: seams.snapshot_files.clone(),
+            ranges: Arc::new(RangeMap::default()),
+            peers: Arc::new(Peers::default()),
+            set_aside: SetAside::default(),
+            health: health.clone(),
+            metrics: metrics.clone(),
+            chores: Arc::new(ChoreQueue::new(limit)),
+            bootstrapping: Mutex::new(()),
         };
         Self {
             write_queues: (0..writers).map(|_| Arc::new(WriteQueue::new(limit))).collect(),
             apply_queues: (0..config.apply_pollers)
                 .map(|_| Arc::new(ApplyQueue::new(limit)))
                 .collect(),
-            applier: Applier { state_machine, health: Arc::new(Health::default()), clock },
-            set_aside: SetAside::default(),
+            streams: Arc::new(StreamQueue::new(limit)),
+            creator: Arc::new(creator),
+            health,
             store_id,
             config,
-            log_store,
-            transport,
+            seams,
             metrics,
         }
     }
@@ -80,39 +106,61 @@ impl Parts {
         }
     }
 
-    pub(crate) fn poller(&self) -> StorePoller {
-        let (clock, health) = (&self.applier.clock, &self.applier.health);
+    /// The store's control FSM.
+    pub(crate) fn control(&self) -> Box<StoreFsm> {
+        Box::new(StoreFsm::new(self.creator.clone()))
+    }
+
+    fn send_station(&self) -> SendStation {
+        SendStation::new(self.seams.transport.clone(), self.streams.clone())
+    }
+
+    fn applier(&self, router: &RegionRouter) -> Applier {
+        Applier {
+            state_machine: self.seams.state_machine.clone(),
+            health: self.health.clone(),
+            clock: self.seams.clock.clone(),
+            creator: self.creator.clone(),
+            chores: self.creator.chores.clone(),
+            router: router.clone(),
+        }
+    }
+
+    pub(crate) fn poller(&self, router: &RegionRouter) -> StorePoller {
+        let (clock, health) = (&self.seams.clock, &self.health);
         let collect = CollectStation {
             persist: PersistStation::new(
-                self.log_store.clone(),
+                self.seams.log_store.clone(),
                 health.clone(),
                 clock.clone(),
                 self.config.sync,
                 self.write_queues.clone(),
             ),
-            send: SendStation::new(self.transport.clone()),
-            apply: ApplyStation::new(self.applier.clone(), self.apply_queues.clone()),
+            send: self.send_station(),
+            apply: ApplyStation::new(self.applier(router), self.apply_queues.clone()),
             respond: RespondStation::new(clock.clone()),
+            creator: self.creator.clone(),
+            streams: self.streams.clone(),
         };
         StorePoller::new(
-            ProposeStation::new(self.config.raft.tick_interval),
+            ProposeStation::new(self.config.raft.tick_interval, self.creator.clone()),
             collect,
             self.metrics.local(),
             clock.clone(),
             health.clone(),
-            self.log_store.is_volatile(),
-            self.set_aside.clone(),
+            self.seams.log_store.is_volatile(),
+            self.creator.set_aside.clone(),
         )
     }
 
     pub(crate) fn log_writer(&self, queue: &Arc<WriteQueue>, router: &RegionRouter) -> LogWriter {
         LogWriter::new(
             queue.clone(),
-            self.log_store.clone(),
-            self.applier.health.clone(),
-            self.applier.clock.clone(),
+            self.seams.log_store.clone(),
+            self.health.clone(),
+            self.seams.clock.clone(),
             self.config.sync,
-            SendStation::new(self.transport.clone()),
+            self.send_station(),
             router.clone(),
             &self.metrics,
         )
@@ -123,33 +171,61 @@ impl Parts {
         queue: &Arc<ApplyQueue>,
         router: &RegionRouter,
     ) -> ApplyWorker {
-        ApplyWorker::new(queue.clone(), self.applier.clone(), router.clone(), &self.metrics)
+        ApplyWorker::new(queue.clone(), self.applier(router), &self.metrics)
+    }
+
+    pub(crate) fn stream_worker(&self, router: &RegionRouter) -> StreamWorker {
+        let tick = self.config.raft.tick_interval;
+        let bytes = self.config.snapshot_rate.as_u64() as f64 * tick.as_secs_f64();
+        StreamWorker {
+            cluster_id: self.config.cluster_id,
+            store_id: self.store_id,
+            queue: self.streams.clone(),
+            limits: StreamLimits {
+                snapshots: self.config.max_snapshots,
+                bytes_per_tick: (bytes as u64).max(1),
+                tick,
+            },
+            state_machine: self.seams.state_machine.clone(),
+            transport: self.seams.transport.clone(),
+            files: self.seams.snapshot_files.clone(),
+            ranges: self.creator.ranges.clone(),
+            peers: self.creator.peers.clone(),
+            router: router.clone(),
+            metrics: self.metrics.clone(),
+            traffic: Traffic::default(),
+        }
+    }
+
+    pub(crate) fn chore_worker(&self, router: &RegionRouter) -> ChoreWorker {
+        ChoreWorker {
+            queue: self.creator.chores.clone(),
+            state_machine: self.seams.state_machine.clone(),
+            log_store: self.seams.log_store.clone(),
+            files: self.seams.snapshot_files.clone(),
+            ranges: self.creator.ranges.clone(),
+            health: self.health.clone(),
+            set_aside: self.creator.set_aside.clone(),
+            router: router.clone(),
+            metrics: self.metrics.clone(),
+            chores: Vec::new(),
+        }
     }
 
     pub(crate) fn handle(&self, router: &RegionRouter) -> StoreHandle {
         let inner = HandleInner {
             store_id: self.store_id,
             router: router.clone(),
-            clock: self.applier.clock.clone(),
-            health: self.applier.health.clone(),
+            clock: self.seams.clock.clone(),
+            health: self.health.clone(),
             metrics: self.metrics.clone(),
-            ranges: Arc::new(RangeMap::default()),
-            set_aside: self.set_aside.clone(),
-            creator: Mutex::new(Some(Arc::new(self.creator()))),
+            ranges: self.creator.ranges.clone(),
+            set_aside: self.creator.set_aside.clone(),
+            streams: self.streams.clone(),
+            creator: Mutex::new(Some(self.creator.clone())),
             stopped: AtomicBool::new(false),
             max_proposal_bytes: self.config.region_config().max_proposal_bytes,
         };
         StoreHandle { inner: Arc::new(inner) }
-    }
-
-    fn creator(&self) -> Creator {
-        Creator {
-            store_id: self.store_id,
-            region_config: Arc::new(self.config.region_config()),
-            tick_interval: self.config.raft.tick_interval,
-            log_store: self.log_store.clone(),
-            state_machine: self.applier.state_machine.clone(),
-            bootstrapping: parking_lot::Mutex::new(()),
-        }
     }
 }

@@ -11,7 +11,7 @@ use crate::write_path::collect::CollectStation;
 use crate::write_path::propose::ProposeStation;
 use crate::write_path::Stage;
 use batch_system::{Claim, CloseReason, Handler, PanicReport, RoundStart};
-use region::{Effects, ProposeError, RegionId};
+use region::{Effects, Proposal, ProposeError, RegionId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,7 +135,8 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         messages: &mut Vec<StoreMessage>,
         outbox: &mut RegionOutbox,
     ) {
-        messages.drain(..).for_each(|message| fsm.handle(message, outbox));
+        let send = &mut self.collect.send;
+        messages.drain(..).for_each(|message| fsm.handle(message, outbox, send));
     }
 
     fn normal(
@@ -218,8 +219,11 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
 /// Answers proposals that will not be handled; they surely did not happen.
 fn refuse(messages: &mut Vec<RegionMessage>, error: &ProposeError) {
     for message in messages.drain(..) {
-        if let RegionMessage::Propose(proposal) = message {
-            proposal.callback.call(Err(error.clone()));
+        match message {
+            RegionMessage::Propose(Proposal { callback, .. })
+            | RegionMessage::Admin(_, Proposal { callback, .. })
+            | RegionMessage::TransferLeader(_, callback) => callback.call(Err(error.clone())),
+            _ => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use parking_lot::RwLock;
 use region::{RegionDescription, RegionId};
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -11,48 +12,118 @@ use std::ops::Bound;
 /// Invariant: they never overlap.
 #[derive(Debug, Default)]
 pub(crate) struct RangeMap {
+    ranges: RwLock<Ranges>,
+}
+
+/// Invariant: `starts` holds for each region the key under which `by_start` holds it.
+#[derive(Debug, Default)]
+struct Ranges {
     /// By start key; the end key (empty: unbounded) and the region.
-    ranges: RwLock<BTreeMap<Bytes, (Bytes, RegionId)>>,
+    by_start: BTreeMap<Bytes, (Bytes, RegionId)>,
+    starts: FxHashMap<RegionId, Bytes>,
 }
 
 impl RangeMap {
-    /// Adds a region's range. If it overlaps that of another region, that one is returned.
+    /// Adds a region's range. If it overlaps that of another region, that one is returned. The region may
+    /// have this range already, but no other.
     pub(crate) fn insert(&self, description: &RegionDescription) -> Result<(), RegionId> {
-        let (start, end) = (&description.start_key, &description.end_key);
         let mut ranges = self.ranges.write();
-        // Whoever begins before `end` and last: it is the only one that can reach past `start`.
-        let below_end = match end.is_empty() {
-            true => Bound::Unbounded,
-            false => Bound::Excluded(end.clone()),
-        };
-        if let Some((other_start, (other_end, other))) =
-            ranges.range((Bound::Unbounded, below_end)).next_back()
-        {
-            if *other == description.id && other_start == start && other_end == end {
-                return Ok(());
-            }
-            if other_end.is_empty() || other_end > start {
-                return Err(*other);
+        if let Some(other) = ranges.overlapping(description) {
+            return Err(other);
+        }
+        match ranges.starts.contains_key(&description.id) && !ranges.holds(description) {
+            true => Err(description.id),
+            false => {
+                ranges.set(description);
+                Ok(())
             }
         }
-        ranges.insert(start.clone(), (end.clone(), description.id));
-        Ok(())
     }
 
     /// Takes back an [`insert`](Self::insert).
     pub(crate) fn remove(&self, description: &RegionDescription) {
         let mut ranges = self.ranges.write();
-        if ranges.get(&description.start_key).is_some_and(|(_, region)| *region == description.id) {
-            ranges.remove(&description.start_key);
+        if ranges.holds(description) {
+            ranges.remove(description.id);
+        }
+    }
+
+    /// A region is gone.
+    pub(crate) fn remove_region(&self, region: RegionId) {
+        self.ranges.write().remove(region);
+    }
+
+    /// Whether a region could have this range: no other one overlaps it.
+    pub(crate) fn is_free_for(&self, description: &RegionDescription) -> bool {
+        self.overlapping(description).is_none()
+    }
+
+    /// Another region that overlaps this range.
+    pub(crate) fn overlapping(&self, description: &RegionDescription) -> Option<RegionId> {
+        self.ranges.read().overlapping(description)
+    }
+
+    /// Gives a region another range than it has, if it has any. If another region overlaps it, nothing
+    /// changes. Says whether it was done.
+    pub(crate) fn replace(&self, description: &RegionDescription) -> bool {
+        let mut ranges = self.ranges.write();
+        let free = ranges.overlapping(description).is_none();
+        if free {
+            ranges.set(description);
+        }
+        free
+    }
+
+    /// Divides the range of a region, in one step. A child whose range is taken gets none.
+    pub(crate) fn split(&self, parent: &RegionDescription, children: &[RegionDescription]) {
+        let mut ranges = self.ranges.write();
+        ranges.set(parent);
+        for child in children {
+            if ranges.overlapping(child).is_none() {
+                ranges.set(child);
+            }
         }
     }
 
     /// The region that holds `key`.
     pub(crate) fn find(&self, key: &[u8]) -> Option<RegionId> {
         let ranges = self.ranges.read();
-        let (_, (end, region)) =
-            ranges.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
+        let up_to_key = (Bound::Unbounded, Bound::Included(key));
+        let (_, (end, region)) = ranges.by_start.range::<[u8], _>(up_to_key).next_back()?;
         (end.is_empty() || &end[..] > key).then_some(*region)
+    }
+}
+
+impl Ranges {
+    /// Another region that overlaps a range. Of those that begin before its end, the last one reaches
+    /// furthest; if that is the region itself, the one before it does.
+    fn overlapping(&self, description: &RegionDescription) -> Option<RegionId> {
+        let end = match description.end_key.is_empty() {
+            true => Bound::Unbounded,
+            false => Bound::Excluded(description.end_key.clone()),
+        };
+        let before_end = self.by_start.range((Bound::Unbounded, end)).rev();
+        let mut others = before_end.filter(|(_, (_, region))| *region != description.id);
+        let (_, (end, region)) = others.next()?;
+        (end.is_empty() || *end > description.start_key).then_some(*region)
+    }
+
+    fn holds(&self, description: &RegionDescription) -> bool {
+        let known = self.by_start.get(&description.start_key);
+        known.is_some_and(|known| *known == (description.end_key.clone(), description.id))
+    }
+
+    fn set(&mut self, description: &RegionDescription) {
+        self.remove(description.id);
+        let (start, end) = (description.start_key.clone(), description.end_key.clone());
+        self.starts.insert(description.id, start.clone());
+        self.by_start.insert(start, (end, description.id));
+    }
+
+    fn remove(&mut self, region: RegionId) {
+        if let Some(start) = self.starts.remove(&region) {
+            self.by_start.remove(&start);
+        }
     }
 }
 
@@ -74,6 +145,23 @@ mod tests {
             }],
             joint: false,
         }
+    }
+
+    #[test]
+    fn a_split_tiles_and_a_region_may_change_its_own_range() {
+        let map = RangeMap::default();
+        assert_eq!(map.insert(&region(1, "a", "z")), Ok(()));
+        assert!(!map.is_free_for(&region(2, "m", "p")));
+        assert_eq!(map.overlapping(&region(2, "m", "p")), Some(RegionId::new(1)));
+        map.split(&region(1, "m", "z"), &[region(2, "a", "f"), region(3, "f", "m")]);
+        let found = ["a", "f", "l", "m", "z"].map(|key| map.find(key.as_bytes()));
+        let expected = [Some(2), Some(3), Some(3), Some(1), None];
+        assert_eq!(found, expected.map(|id| id.map(RegionId::new)));
+        assert!(!map.replace(&region(1, "l", "z")), "region 3 reaches to m");
+        assert!(map.replace(&region(1, "n", "zz")));
+        assert_eq!(map.find(b"m"), None);
+        map.remove_region(RegionId::new(2));
+        assert_eq!(map.find(b"a"), None);
     }
 
     #[test]

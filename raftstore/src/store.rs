@@ -6,8 +6,10 @@ use crate::figures::Figures;
 use crate::handle::StoreHandle;
 use crate::health::Health;
 use crate::log_store::{LogStore, Stored};
+use crate::message::RegionMessage;
 use crate::parts::Parts;
-use crate::region_fsm::RegionFsm;
+use crate::region_fsm::{RegionFsm, RegionRouter};
+use crate::snapshot::{ChoreQueue, StreamQueue};
 use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::ApplyQueue;
 use crate::write_path::persist::WriteQueue;
@@ -30,6 +32,8 @@ pub struct Store {
     pool: Option<Pool<RegionFsm, StoreFsm>>,
     write_queues: Vec<Arc<WriteQueue>>,
     apply_queues: Vec<Arc<ApplyQueue>>,
+    streams: Arc<StreamQueue>,
+    chores: Arc<ChoreQueue>,
     threads: Vec<JoinHandle<()>>,
     reclaimer: Option<(crossbeam::channel::Sender<()>, JoinHandle<()>)>,
     registry: Registry,
@@ -59,6 +63,8 @@ impl Store {
         drop(self.pool.take());
         self.write_queues.iter().for_each(|queue| queue.close());
         self.apply_queues.iter().for_each(|queue| queue.close());
+        self.streams.close();
+        self.chores.close();
         for thread in self.threads.drain(..) {
             thread.join().expect("threads of the store catch panics");
         }
@@ -98,6 +104,8 @@ impl Store {
             pool: Some(pool),
             write_queues: parts.write_queues.clone(),
             apply_queues: parts.apply_queues.clone(),
+            streams: parts.streams.clone(),
+            chores: parts.creator.chores.clone(),
             threads: Vec::new(),
             reclaimer: None,
             registry: registry.clone(),
@@ -106,7 +114,8 @@ impl Store {
         store.start_threads(&parts)?;
         // The caller's thread may have read another log; see `log_store/reads.rs`.
         std::thread::scope(|scope| {
-            let restorer = scope.spawn(|| store.handle.restore_all(stored));
+            let router = &store.handle.inner.router;
+            let restorer = scope.spawn(|| parts.creator.restore_all(router, stored));
             restorer.join().unwrap_or_else(|panic| resume_unwind(panic));
         });
         Ok(store)
@@ -123,14 +132,18 @@ impl Store {
             let worker = parts.apply_worker(queue, router);
             self.threads.push(spawn(format!("{name}-apply{number}"), move || worker.run())?);
         }
-        if !parts.log_store.is_volatile() {
+        let streams = parts.stream_worker(router);
+        self.threads.push(spawn(format!("{name}-snap"), move || streams.run())?);
+        let chores = parts.chore_worker(router);
+        self.threads.push(spawn(format!("{name}-chores"), move || chores.run())?);
+        if !parts.seams.log_store.is_volatile() {
             let (stop, stopped) = crossbeam::channel::bounded::<()>(0);
-            let log_store = parts.log_store.clone();
-            let health = parts.applier.health.clone();
+            let log_store = parts.seams.log_store.clone();
+            let (health, router) = (parts.health.clone(), router.clone());
             let thread = spawn(format!("{name}-reclaim"), move || {
                 let timeout = |error| error == crossbeam::channel::RecvTimeoutError::Timeout;
                 while stopped.recv_timeout(RECLAIM_EVERY).is_err_and(timeout) {
-                    reclaim(&*log_store, &health);
+                    reclaim(&*log_store, &health, &router);
                 }
             })?;
             self.reclaimer = Some((stop, thread));
@@ -140,9 +153,15 @@ impl Store {
 }
 
 /// Gives back disk space of the log.
-pub(crate) fn reclaim(log_store: &dyn LogStore, health: &Health) {
+pub(crate) fn reclaim(log_store: &dyn LogStore, health: &Health, router: &RegionRouter) {
     match catch_unwind(AssertUnwindSafe(|| log_store.reclaim())) {
-        Ok(Ok(_)) => {}
+        Ok(Ok(holding)) => {
+            let mut outbox = router.outbox();
+            for region in holding {
+                // A region that is too busy is asked again next time.
+                let _ = outbox.send(region.get(), RegionMessage::CompactSoon);
+            }
+        }
         Ok(Err(error)) => health.fail(error.into()),
         Err(_) => health.fail(StoreFailure::Panicked("the log store")),
     }
@@ -154,8 +173,8 @@ fn start_pool(parts: &Arc<Parts>) -> Result<Pool<RegionFsm, StoreFsm>, StartErro
         &format!("store{}", parts.store_id),
         parts.config.poller_count(),
         parts.limits(),
-        Box::new(StoreFsm::new(parts.set_aside.clone())),
-        move |_, _| for_pollers.poller(),
+        parts.control(),
+        move |_, router| for_pollers.poller(router),
     );
     pool.map_err(|error| StartError::Threads(error.to_string()))
 }

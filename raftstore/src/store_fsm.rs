@@ -1,21 +1,37 @@
 //! The control FSM of the store's pool: what concerns the store and not one region.
+//!
+//! # Messages for regions that are not here
+//!
+//! | the message says, or this store knows | then |
+//! |---|---|
+//! | the peer was here and is destroyed | a sender that has left the region is told so; else nothing |
+//! | a split will bring the peer, or its range is still part of another region here | it is held, and given to the region when it begins |
+//! | the region is described and has a peer here | a peer is created, which knows nothing yet |
+//! | nothing of that | it is dropped; who sent it will send again |
 
-use crate::message::StoreMessage;
-use crate::region_fsm::RegionOutbox;
-use batch_system::Fsm;
+use crate::creator::Creator;
+use crate::message::{RegionMessage, StoreMessage};
+use crate::peers::Refused;
+use crate::region_fsm::{RegionOutbox, RegionRouter};
+use crate::write_path::send::SendStation;
+use batch_system::{Fsm, SendError};
 use parking_lot::Mutex;
-use region::RegionId;
-use std::collections::BTreeMap;
+use raft::eraftpb::{Message, MessageType};
+use region::{Envelope, RegionDescription, RegionId};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// Most messages held for regions that are about to begin.
+const MAX_HELD: usize = 1024;
 
 /// Regions that have been set aside, and why. They do nothing any more; the others go on.
 pub(crate) type SetAside = Arc<Mutex<BTreeMap<RegionId, String>>>;
 
 /// The store's own state.
 pub(crate) struct StoreFsm {
-    set_aside: SetAside,
-    /// Raft messages for regions that are not here.
-    strays: u64,
+    creator: Arc<Creator>,
+    /// Raft messages for regions that are about to begin, the oldest first, `MAX_HELD` at most.
+    held: VecDeque<Box<Envelope>>,
 }
 
 impl Fsm for StoreFsm {
@@ -23,11 +39,17 @@ impl Fsm for StoreFsm {
 }
 
 impl StoreFsm {
-    pub(crate) fn new(set_aside: SetAside) -> Self {
-        Self { set_aside, strays: 0 }
+    pub(crate) fn new(creator: Arc<Creator>) -> Self {
+        Self { creator, held: VecDeque::new() }
     }
 
-    pub(crate) fn handle(&mut self, message: StoreMessage, outbox: &RegionOutbox) {
+    /// Handles a message. What is to be sent is added to `send`.
+    pub(crate) fn handle(
+        &mut self,
+        message: StoreMessage,
+        outbox: &mut RegionOutbox,
+        send: &mut SendStation,
+    ) {
         match message {
             StoreMessage::RegionPanicked(region, text) => {
                 // Its poller has set it aside already, before the address was free.
@@ -39,18 +61,18 @@ impl StoreFsm {
                 outbox.close(region.get());
             }
             StoreMessage::Answer(callback, answer) => callback.call(answer),
-            StoreMessage::Stray(envelope) => {
-                self.strays += 1;
-                // Every power of two: enough to see it happens, too little to fill a disk.
-                if self.strays.is_power_of_two() {
-                    tracing::warn!(
-                        region = %envelope.region_id,
-                        from = %envelope.from.store,
-                        total = self.strays,
-                        "a Raft message for a region that is not here"
-                    );
+            StoreMessage::Stray(envelope) => self.stray(envelope, &outbox.router(), send),
+            StoreMessage::SnapshotArrived(envelope) => {
+                let (region, peer) = (envelope.region_id, envelope.to.id);
+                let router = outbox.router();
+                if router.mailbox(region.get()).is_none() {
+                    self.creator.create_for_leader(&router, region, peer);
+                }
+                if outbox.force_send(region.get(), RegionMessage::Raft(envelope)).is_err() {
+                    self.creator.metrics.count_dropped("region_not_found", 1);
                 }
             }
+            StoreMessage::Created(region) => self.give_held(region, outbox),
         }
     }
 
@@ -63,6 +85,89 @@ impl StoreFsm {
 
     fn set_aside(&mut self, region: RegionId, reason: String) {
         tracing::error!(%region, reason, "region set aside");
-        self.set_aside.lock().insert(region, reason);
+        self.creator.set_aside.lock().insert(region, reason);
     }
+
+    fn stray(&mut self, envelope: Box<Envelope>, router: &RegionRouter, send: &mut SendStation) {
+        let region = envelope.region_id;
+        if router.mailbox(region.get()).is_some() {
+            // It was created meanwhile.
+            return self.forward(envelope, router);
+        }
+        let ours = envelope.cluster_id == self.creator.region_config.cluster_id
+            && envelope.to.store == self.creator.store_id
+            && envelope.message.from != 0;
+        if !ours {
+            return self.creator.metrics.count_dropped("wrong_recipient", 1);
+        }
+        match self.creator.peers.refusal(region, envelope.to.id) {
+            Some(Refused::Tombstone(_, last)) => {
+                return send.add_all(&mut tell_of_removal(&envelope, &last).into_iter().collect());
+            }
+            Some(Refused::Promised) => return self.hold(envelope),
+            // It ends just now, or is set aside.
+            Some(Refused::Here(_)) => return,
+            None => {}
+        }
+        let Some(description) = &envelope.description else { return };
+        let known = description.id == region
+            && description.peer(envelope.to.id).is_some_and(|peer| *peer == envelope.to)
+            && description.peer(envelope.from.id).is_some();
+        if !known {
+            return;
+        }
+        if self.creator.ranges.overlapping(description).is_some() {
+            return self.hold(envelope);
+        }
+        if self.creator.create_for_leader(router, region, envelope.to.id) {
+            self.forward(envelope, router);
+        }
+    }
+
+    fn forward(&self, envelope: Box<Envelope>, router: &RegionRouter) {
+        let region = envelope.region_id.get();
+        if let Err(SendError::Full(_)) = router.send(region, RegionMessage::Raft(envelope)) {
+            self.creator.metrics.count_dropped("mailbox_full", 1);
+        }
+    }
+
+    fn hold(&mut self, envelope: Box<Envelope>) {
+        if self.held.len() == MAX_HELD {
+            self.held.pop_front();
+            self.creator.metrics.count_dropped("too_many_held", 1);
+        }
+        self.held.push_back(envelope);
+    }
+
+    fn give_held(&mut self, region: RegionId, outbox: &mut RegionOutbox) {
+        if self.held.iter().all(|envelope| envelope.region_id != region) {
+            return;
+        }
+        for envelope in std::mem::take(&mut self.held) {
+            match envelope.region_id == region {
+                true => drop(outbox.send(region.get(), RegionMessage::Raft(envelope))),
+                false => self.held.push_back(envelope),
+            }
+        }
+    }
+}
+
+/// Somebody asks a destroyed peer for its vote: he may not know that he has left the region, too.
+fn tell_of_removal(envelope: &Envelope, last: &Arc<RegionDescription>) -> Option<Box<Envelope>> {
+    use MessageType::{MsgRequestPreVote, MsgRequestVote};
+    let asks = matches!(envelope.message.get_msg_type(), MsgRequestVote | MsgRequestPreVote);
+    let stale = last.is_initialised()
+        && last.peer(envelope.from.id).is_none()
+        && envelope.epoch.conf_ver < last.epoch.conf_ver;
+    (asks && stale).then(|| {
+        Box::new(Envelope {
+            cluster_id: envelope.cluster_id,
+            region_id: envelope.region_id,
+            from: envelope.to,
+            to: envelope.from,
+            epoch: last.epoch,
+            message: Message::default(),
+            description: Some(last.clone()),
+        })
+    })
 }

@@ -2,6 +2,7 @@
 
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Bounded by the weight of what waits, for instance in bytes. One item always fits, whatever it weighs.
 pub(crate) struct WorkQueue<T> {
@@ -16,6 +17,17 @@ struct State<T> {
     closed: bool,
     /// Whether a push waits for room. A store that is driven by hand has nobody to make any.
     waits: bool,
+}
+
+/// What came of waiting for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// There was some.
+    Work,
+    /// Nobody has brought any.
+    Nothing,
+    /// Nobody will bring any.
+    Closed,
 }
 
 impl<T> WorkQueue<T> {
@@ -61,6 +73,64 @@ impl<T> WorkQueue<T> {
         drop(state);
         self.changed.notify_all();
         true
+    }
+
+    /// As [`take_all`](Self::take_all), but gives up after a while.
+    pub(crate) fn take_for(&self, out: &mut Vec<T>, patience: Duration) -> Taken {
+        let mut state = self.state.lock();
+        if state.items.is_empty() && !state.closed {
+            let _ = self.changed.wait_for(&mut state, patience);
+        }
+        let taken = match (state.items.is_empty(), state.closed) {
+            (false, _) => Taken::Work,
+            (true, true) => return Taken::Closed,
+            (true, false) => return Taken::Nothing,
+        };
+        out.extend(state.items.drain(..).map(|(item, _)| item));
+        state.weight = 0;
+        drop(state);
+        self.changed.notify_all();
+        taken
+    }
+
+    /// Takes what there is.
+    pub(crate) fn take_now(&self, out: &mut Vec<T>) {
+        let mut state = self.state.lock();
+        out.extend(state.items.drain(..).map(|(item, _)| item));
+        state.weight = 0;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Adds an item whether or not there is room. After [`close`](Self::close) it comes back.
+    pub(crate) fn push_always(&self, item: T, weight: usize) -> Result<(), T> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(item);
+        }
+        state.weight += weight;
+        state.items.push_back((item, weight));
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Whether nothing comes in any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Adds an item unless there is no room for it.
+    pub(crate) fn try_push(&self, item: T, weight: usize) -> Result<(), T> {
+        let mut state = self.state.lock();
+        if state.closed || (state.weight > 0 && state.weight + weight > self.limit) {
+            return Err(item);
+        }
+        state.weight += weight;
+        state.items.push_back((item, weight));
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
     }
 
     /// Whether anything waits.

@@ -9,8 +9,8 @@ use raft::eraftpb::{Entry, HardState};
 use raftstore::{
     AppliedState, Envelope, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
     LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, RegionCommands, RegionId,
-    RegionSplit, RegionWrite, SnapshotSource, StateMachine, StateMachineError, Store, StoreFailure,
-    StoreId, Stored, Term, Transport,
+    RegionSplit, RegionWrite, SnapshotMessage, SnapshotSource, StateMachine, StateMachineError,
+    Store, StoreFailure, StoreId, Stored, Term, Transport,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -385,6 +385,11 @@ impl Transport for PanickyTransport {
     fn send(&self, to: StoreId, messages: &mut Vec<Box<Envelope>>) -> usize {
         assert!(!self.panics.load(Ordering::Acquire), "injected");
         self.inner.send(to, messages)
+    }
+
+    fn send_snapshot(&self, message: SnapshotMessage) -> bool {
+        assert!(!self.panics.load(Ordering::Acquire), "injected");
+        self.inner.send_snapshot(message)
     }
 }
 

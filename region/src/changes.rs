@@ -49,6 +49,14 @@ pub fn regions_of_answer(
     decode_regions(&response.value)
 }
 
+/// What the snapshot of a message is of. The message may be made up.
+///
+/// # Errors
+/// If it holds none, or one that contradicts itself.
+pub fn snapshot_of(envelope: &Envelope) -> Result<AppliedState, crate::description::DecodeError> {
+    snapshots::describe(envelope.message.get_snapshot())
+}
+
 impl Region {
     /// Proposes a change of the region itself. The proposal's payload is not looked at; a refusal is
     /// answered in `effects`.
@@ -290,7 +298,7 @@ impl Region {
 
     /// The change whose write is durable goes out. Says whether there is one.
     pub(crate) fn release_change(&mut self, effects: &mut Effects) -> bool {
-        let Some(released) = self.pending.take_released(&self.writes) else {
+        let Some(released) = self.pending.take_released(&self.writes, &self.applying) else {
             return false;
         };
         let Blocked { batch, bytes, .. } = *released;

@@ -84,7 +84,7 @@ mod timeout;
 mod transfer;
 
 pub use answer::{Answer, Callback, Response};
-pub use changes::{regions_of_answer, AdminCommand};
+pub use changes::{regions_of_answer, snapshot_of, AdminCommand};
 pub use command::{Command, CommandError, CommandKind};
 pub use config::{ConfigError, RegionConfig};
 pub use description::{
@@ -106,3 +106,6 @@ pub use region::{Campaign, Region};
 pub use restore::RestoredState;
 pub use split::{NewRegion, SplitError, SplitRequest, MAX_KEY_BYTES, MAX_SPLIT_KEYS};
 pub use transfer::TransferError;
+
+/// raft-rs's.
+pub use raft::eraftpb::HardState;

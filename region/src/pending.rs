@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Entry, Message};
 
 use crate::answer::{Answer, Callback};
+use crate::applying::Applying;
 use crate::effects::{ApplyBatch, RegionChange};
 use crate::envelope::Envelope;
 use crate::error::ProposeError;
@@ -60,26 +61,39 @@ impl Pending {
 
     /// Whether committed entries have to wait.
     pub(crate) fn holds_entries(&self) -> bool {
-        self.blocked.is_some() || self.awaits_split || !self.rest.is_empty()
+        self.blocked.is_some()
+            || self.awaits_split
+            || self.installing.is_some()
+            || !self.rest.is_empty()
     }
 
     /// Whether `collect` would give something that raft-rs knows nothing of.
-    pub(crate) fn has_work(&self, writes: &Writes, applying_is_full: bool) -> bool {
-        if !self.notices.is_empty() || self.is_released(writes) {
+    pub(crate) fn has_work(&self, writes: &Writes, applying: &Applying) -> bool {
+        if !self.notices.is_empty() || self.is_released(writes, applying) {
             return true;
         }
-        let rest_is_due = !self.rest.is_empty() && !applying_is_full;
-        rest_is_due && self.blocked.is_none() && !self.awaits_split
+        !self.rest.is_empty() && !self.rest_waits(applying.is_full())
     }
 
-    fn is_released(&self, writes: &Writes) -> bool {
-        let write = self.blocked.as_ref().map(|blocked| blocked.write);
-        write.is_some_and(|write| writes.is_persisted(write))
+    fn rest_waits(&self, applying_is_full: bool) -> bool {
+        self.blocked.is_some() || self.awaits_split || self.installing.is_some() || applying_is_full
+    }
+
+    /// A snapshot takes the place of everything, so what was handed out before must be applied.
+    fn is_released(&self, writes: &Writes, applying: &Applying) -> bool {
+        let Some(blocked) = &self.blocked else { return false };
+        let installs = matches!(blocked.batch.change, Some(RegionChange::Install));
+        let in_turn = !installs || applying.applied() == applying.emitted();
+        in_turn && writes.is_persisted(blocked.write)
     }
 
     /// The change whose write is durable.
-    pub(crate) fn take_released(&mut self, writes: &Writes) -> Option<Box<Blocked>> {
-        match self.is_released(writes) {
+    pub(crate) fn take_released(
+        &mut self,
+        writes: &Writes,
+        applying: &Applying,
+    ) -> Option<Box<Blocked>> {
+        match self.is_released(writes, applying) {
             true => self.blocked.take(),
             false => None,
         }
@@ -96,7 +110,7 @@ impl Pending {
             return committed.into();
         }
         debug_assert!(committed.is_empty(), "they were withheld");
-        match self.blocked.is_some() || self.awaits_split || applying_is_full {
+        match self.rest_waits(applying_is_full) {
             true => VecDeque::new(),
             false => std::mem::take(&mut self.rest),
         }

@@ -20,6 +20,23 @@ impl Region {
         &self.description
     }
 
+    /// Whether the region has a range here. One that waits for the split of its parent to be applied again
+    /// has none yet: the parent has it still.
+    pub fn has_range(&self) -> bool {
+        self.description.is_initialised() && !self.pending.awaits_split
+    }
+
+    /// The snapshot that is in the log and not yet in the state machine, by its index.
+    pub fn installs_up_to(&self) -> Option<Index> {
+        self.pending.installing
+    }
+
+    /// Whether the next [`collect`](Region::collect) begins with the snapshot up to this index.
+    pub fn takes_snapshot(&self, index: Index) -> bool {
+        let pending = self.raw.raft.snap();
+        pending.is_some_and(|snapshot| snapshot.get_metadata().index == index.get())
+    }
+
     /// This store's peer.
     pub fn peer(&self) -> Peer {
         self.peer

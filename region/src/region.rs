@@ -263,7 +263,11 @@ impl Region {
     /// old one never reach the new one.
     pub fn persisted(&mut self, persisted: Persisted) {
         debug_assert_eq!(persisted.region_id(), self.id());
-        if !self.life.is_live() || persisted.region_id() != self.id() {
+        if persisted.region_id() != self.id() {
+            return;
+        }
+        if !self.life.is_live() {
+            self.writes.persisted(persisted.number());
             return;
         }
         if let Some(number) = self.writes.persisted(persisted.number()) {
@@ -313,11 +317,12 @@ impl Region {
     /// Whether [`collect`](Self::collect) has something to give.
     pub fn has_ready(&self) -> bool {
         match self.life {
-            Life::Failing(_) | Life::Removing(_) => return true,
+            Life::Failing(_) => return true,
+            Life::Removing(_) => return !self.writes.outstanding(),
             Life::Stopped | Life::Failed => return false,
             Life::Live => {}
         }
-        if self.pending.has_work(&self.writes, self.applying.is_full())
+        if self.pending.has_work(&self.writes, &self.applying)
             || self.raw.store().snapshots().any_wanted()
         {
             return true;
@@ -433,7 +438,12 @@ impl Region {
             self.pending.answer_unknown(self.id(), "the region failed", &mut effects.answers);
             effects.fatal = Some(failure);
         }
-        if let Some(description) = self.life.take_removal() {
+        // What is being written must not come after the tombstone.
+        let removal = match self.writes.outstanding() {
+            true => None,
+            false => self.life.take_removal(),
+        };
+        if let Some(description) = removal {
             let why = "the peer was removed from its region";
             self.proposals.answer_unknown(why, &mut effects.answers);
             self.pending.answer_unknown(self.id(), why, &mut effects.answers);
@@ -568,7 +578,6 @@ impl Region {
     pub(crate) fn campaign_must_wait(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         self.pending.holds_entries()
-            || self.pending.installing.is_some()
             || log.persisted < log.last_index()
             || log.has_next_entries_since(self.applying.emitted().get())
             || self.applying.bytes() > self.config.max_committed_bytes_per_ready

@@ -104,11 +104,12 @@ impl Network {
             return Vec::new();
         }
         let (random, drop_pm) = (&mut self.random, self.plan.drop_pm + self.extra_drop_pm);
-        let before = packet.messages.len();
+        let before = packet.messages.len() + usize::from(packet.snapshot.is_some());
         packet.messages.retain(|_| !random.chance(drop_pm));
-        let lost = before - packet.messages.len();
-        self.fired.note_many(FaultKind::MessageDropped, lost as u64);
-        if packet.messages.is_empty() || link.on_the_way >= MAX_ON_LINK {
+        packet.snapshot = packet.snapshot.take().filter(|_| !random.chance(drop_pm));
+        let left = packet.messages.len() + usize::from(packet.snapshot.is_some());
+        self.fired.note_many(FaultKind::MessageDropped, (before - left) as u64);
+        if left == 0 || link.on_the_way >= MAX_ON_LINK {
             return Vec::new();
         }
         if self.random.chance(20) {
@@ -185,7 +186,7 @@ mod tests {
 
     fn packet() -> Packet {
         let envelope = Envelope::decode(&Bytes::new()).expect("an empty one");
-        Packet { from: 1, to: 2, messages: vec![Box::new(envelope)] }
+        Packet { from: 1, to: 2, messages: vec![Box::new(envelope)], snapshot: None }
     }
 
     fn network(plan: NetworkPlan) -> Network {

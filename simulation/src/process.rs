@@ -313,6 +313,8 @@ impl Running {
                 StoreThread::Poller(number) => number,
                 StoreThread::LogWriter(number) => 3 + number,
                 StoreThread::Apply(number) => 5 + number,
+                StoreThread::Snapshots => 7,
+                StoreThread::Chores => 8,
             };
             self.weights[at % self.weights.len()]
         };

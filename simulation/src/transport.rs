@@ -6,7 +6,7 @@ use crate::faults::{FaultKind, Fired};
 use crate::life::Life;
 use parking_lot::Mutex;
 use raft::eraftpb::{Message, MessageType};
-use raftstore::{Bytes, Envelope, RegionId, StoreId, Transport};
+use raftstore::{Bytes, Envelope, RegionId, SnapshotMessage, StoreId, Transport};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -17,8 +17,10 @@ pub(crate) struct Packet {
     pub from: u64,
     /// The receiving store.
     pub to: u64,
-    /// At least one.
+    /// At least one, unless it is about a snapshot.
     pub messages: Vec<Box<Envelope>>,
+    /// A message about a snapshot.
+    pub snapshot: Option<Box<SnapshotMessage>>,
 }
 
 /// What all stores have handed over since the network last looked.
@@ -98,8 +100,33 @@ impl Transport for SimTransport {
                 }
             }
         }
-        outgoing.packets.push(Packet { from: self.store, to: to.get(), messages });
+        let packet = Packet { from: self.store, to: to.get(), messages, snapshot: None };
+        outgoing.packets.push(packet);
         0
+    }
+
+    fn send_snapshot(&self, mut message: SnapshotMessage) -> bool {
+        if !self.life.call() {
+            return false;
+        }
+        let mut outgoing = self.outgoing.lock();
+        let (from, to) = (self.store, message.to.get());
+        if outgoing.full.contains(&(from, to)) {
+            outgoing.fired.note(FaultKind::FullPipe);
+            return false;
+        }
+        if self.encodes {
+            match SnapshotMessage::decode(&message.encode()) {
+                Ok(decoded) => message = decoded,
+                Err(error) => {
+                    let text = format!("{message:?}: {error}");
+                    self.ledger.lock().violate("messages survive encoding", text);
+                }
+            }
+        }
+        let snapshot = Some(Box::new(message));
+        outgoing.packets.push(Packet { from, to, messages: Vec::new(), snapshot });
+        true
     }
 }
 

@@ -160,6 +160,9 @@ impl World {
                 let mut packet = arrival.packet;
                 let (from, messages) = (packet.from, packet.messages.len());
                 if let Some(running) = &self.process(packet.to).running {
+                    if let Some(snapshot) = packet.snapshot.take() {
+                        running.store.handle().deliver_snapshot(*snapshot);
+                    }
                     running.store.handle().deliver(&mut packet.messages);
                     self.record(packet.to, 0, &Event::Delivered { from, messages });
                     self.arrange(packet.to);
@@ -454,6 +457,8 @@ fn describe(thread: StoreThread) -> (&'static str, usize) {
     match thread {
         StoreThread::Poller(number) => ("poller", number),
         StoreThread::LogWriter(number) => ("log writer", number),
+        StoreThread::Snapshots => ("snapshots", 0),
+        StoreThread::Chores => ("chores", 0),
         StoreThread::Apply(number) => ("apply", number),
     }
 }

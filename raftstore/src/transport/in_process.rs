@@ -2,6 +2,7 @@
 
 use super::Transport;
 use crate::handle::StoreHandle;
+use crate::snapshot::SnapshotMessage;
 use parking_lot::RwLock;
 use region::{Envelope, StoreId};
 use rustc_hash::FxHashMap;
@@ -40,5 +41,10 @@ impl Transport for InProcessTransport {
             }
             None => messages.drain(..).count(),
         }
+    }
+
+    fn send_snapshot(&self, message: SnapshotMessage) -> bool {
+        let handle = self.stores.read().get(&message.to).cloned();
+        handle.is_some_and(|handle| handle.deliver_snapshot(message))
     }
 }

@@ -4,6 +4,7 @@ mod in_process;
 
 pub use in_process::InProcessTransport;
 
+use crate::snapshot::SnapshotMessage;
 use region::{Envelope, StoreId};
 
 /// Carries Raft messages to other stores. Called from several threads at once, once a round and
@@ -15,4 +16,10 @@ use region::{Envelope, StoreId};
 pub trait Transport: Send + Sync + 'static {
     /// Takes all of `messages` for one store. Returns how many were dropped.
     fn send(&self, to: StoreId, messages: &mut Vec<Box<Envelope>>) -> usize;
+
+    /// Takes a message about a snapshot, of some 256 KiB at most but for one with a larger piece in it. Says
+    /// whether it is carried. It is to be handed to
+    /// [`deliver_snapshot`](crate::StoreHandle::deliver_snapshot) over there, and need not keep its place
+    /// among the others.
+    fn send_snapshot(&self, message: SnapshotMessage) -> bool;
 }

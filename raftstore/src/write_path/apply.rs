@@ -5,16 +5,21 @@
 //! region's commands always go to the same thread of the pool, in order.
 
 use crate::clock::Clock;
+use crate::creator::Creator;
 use crate::error::StoreFailure;
 use crate::health::Health;
 use crate::message::RegionMessage;
 use crate::metrics::{LocalMetrics, Metrics};
 use crate::region_fsm::RegionRouter;
-use crate::state_machine::{Command, RegionCommands, StateMachine, StateMachineError};
+use crate::snapshot::{Chore, ChoreQueue};
+use crate::state_machine::{Command, RegionCommands, RegionSplit, StateMachine, StateMachineError};
 use crate::work_queue::WorkQueue;
 use crate::write_path::respond::RespondStation;
 use crate::write_path::Stage;
-use region::{ApplyBatch, Callback, Index, ProposeError, RegionId, Response};
+use region::{
+    AppliedState, ApplyBatch, Callback, Index, PeerId, ProposeError, Region, RegionChange,
+    RegionDescription, RegionId, Response, Term, TruncatedState,
+};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +30,18 @@ struct RegionTask {
     commands: RegionCommands,
     /// As many as commands.
     waiting: Vec<(Option<Callback>, u64)>,
+    /// What happens to the region as a whole; then there are no commands.
+    change: Option<TaskChange>,
+}
+
+/// What happens to a region as a whole.
+enum TaskChange {
+    /// It becomes several.
+    Split { children: Vec<RegionDescription>, callback: Option<Callback>, leading: bool },
+    /// Its contents give way to a snapshot's.
+    Install(PeerId),
+    /// Its peer here has left it.
+    Destroy(PeerId),
 }
 
 /// The batches of one round for one apply thread.
@@ -54,7 +71,13 @@ impl ApplyStation {
         Self { applier, queues, tasks: Vec::new(), compactions: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, slot: u32, batch: ApplyBatch) {
+    pub(crate) fn add(&mut self, slot: u32, peer: PeerId, batch: ApplyBatch) {
+        let change = batch.change.map(|change| match change {
+            RegionChange::Split { children, callback, leading } => {
+                TaskChange::Split { children, callback, leading }
+            }
+            RegionChange::Install => TaskChange::Install(peer),
+        });
         let mut commands = Vec::with_capacity(batch.commands.len());
         let mut waiting = Vec::with_capacity(batch.commands.len());
         for command in batch.commands {
@@ -68,7 +91,17 @@ impl ApplyStation {
         }
         let commands =
             RegionCommands { region_id: batch.region_id, commands, applied: batch.applied };
-        self.tasks.push(RegionTask { slot, commands, waiting });
+        self.tasks.push(RegionTask { slot, commands, waiting, change });
+    }
+
+    /// A peer has left its region, which is like this now. What was handed out before is applied first.
+    pub(crate) fn destroy(&mut self, slot: u32, peer: PeerId, last: Arc<RegionDescription>) {
+        let (index, term) = (Index::default(), Term::default());
+        let region_id = last.id;
+        let applied = AppliedState { index, term, description: last };
+        let commands = RegionCommands { region_id, commands: Vec::new(), applied };
+        let change = Some(TaskChange::Destroy(peer));
+        self.tasks.push(RegionTask { slot, commands, waiting: Vec::new(), change });
     }
 
     pub(crate) fn compact_after(&mut self, slot: u32, index: Index) {
@@ -91,12 +124,11 @@ impl ApplyStation {
         }
         if !self.tasks.is_empty() {
             if self.queues.is_empty() {
-                if self.applier.apply(&mut self.tasks, respond, metrics) {
-                    for task in &self.tasks {
-                        done(task.slot, ApplyDone::Applied(task.commands.applied.index));
-                    }
+                let tasks = std::mem::take(&mut self.tasks);
+                for (slot, region, index) in self.applier.carry_out(tasks, respond, metrics) {
+                    debug_assert_ne!(region.get(), 0);
+                    done(slot, ApplyDone::Applied(index));
                 }
-                self.tasks.clear();
             } else {
                 self.hand_over();
             }
@@ -143,9 +175,112 @@ pub(crate) struct Applier {
     pub(crate) state_machine: Arc<dyn StateMachine>,
     pub(crate) health: Arc<Health>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) creator: Arc<Creator>,
+    pub(crate) chores: Arc<ChoreQueue>,
+    pub(crate) router: RegionRouter,
 }
 
 impl Applier {
+    /// Carries out tasks in their order. Returns how far which regions are applied, with their slots; all
+    /// that was before the first failure.
+    fn carry_out(
+        &self,
+        tasks: Vec<RegionTask>,
+        respond: &mut RespondStation,
+        metrics: &mut LocalMetrics,
+    ) -> Vec<(u32, RegionId, Index)> {
+        let mut done = Vec::with_capacity(tasks.len());
+        let mut run: Vec<RegionTask> = Vec::new();
+        for mut task in tasks {
+            let Some(change) = task.change.take() else {
+                run.push(task);
+                continue;
+            };
+            // What was proposed before the change is applied before it.
+            if !self.apply_run(&mut run, respond, metrics, &mut done) {
+                return done;
+            }
+            let applied = task.commands.applied;
+            match change {
+                TaskChange::Split { children, callback, leading } => {
+                    let split = (children, callback, leading);
+                    if !self.split(&applied, split, respond) {
+                        return done;
+                    }
+                    done.push((task.slot, task.commands.region_id, applied.index));
+                }
+                // They take their time elsewhere, and tell when they are done.
+                TaskChange::Install(peer) => {
+                    let _ = self.chores.push_always(Chore::Install(applied, peer), 1);
+                }
+                TaskChange::Destroy(peer) => {
+                    let _ = self.chores.push_always(Chore::Destroy(applied.description, peer), 1);
+                }
+            }
+        }
+        self.apply_run(&mut run, respond, metrics, &mut done);
+        done
+    }
+
+    fn apply_run(
+        &self,
+        run: &mut Vec<RegionTask>,
+        respond: &mut RespondStation,
+        metrics: &mut LocalMetrics,
+        done: &mut Vec<(u32, RegionId, Index)>,
+    ) -> bool {
+        if run.is_empty() {
+            return true;
+        }
+        let applied = self.apply(run, respond, metrics);
+        if applied {
+            let reached = |task: &RegionTask| {
+                (task.slot, task.commands.region_id, task.commands.applied.index)
+            };
+            done.extend(run.iter().map(reached));
+        }
+        run.clear();
+        applied
+    }
+
+    /// Divides a region: first its contents, then the regions that begin with them.
+    fn split(
+        &self,
+        parent: &AppliedState,
+        (children, callback, leading): (Vec<RegionDescription>, Option<Callback>, bool),
+        respond: &mut RespondStation,
+    ) -> bool {
+        let first = TruncatedState::INITIAL;
+        let begin = |child: &RegionDescription| AppliedState {
+            index: first.index,
+            term: first.term,
+            description: Arc::new(child.clone()),
+        };
+        let split =
+            RegionSplit { parent: parent.clone(), children: children.iter().map(begin).collect() };
+        let divided = catch_unwind(AssertUnwindSafe(|| self.state_machine.split(&split)));
+        let failure = match divided {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(StoreFailure::StateMachine(error)),
+            Err(_) => Some(StoreFailure::Panicked("the state machine")),
+        };
+        if let Some(failure) = failure {
+            // The callback answers "unknown" as it is dropped.
+            self.health.fail(failure);
+            return false;
+        }
+        let region_id = parent.description.id;
+        self.creator.begin_children(&self.router, &parent.description, &children, leading);
+        if let Some(callback) = callback {
+            let mut all = vec![(*parent.description).clone()];
+            all.extend(children);
+            let value = Region::encode_answer(&all);
+            let (term, index) = (parent.term, parent.index);
+            respond.add(callback, Ok(Response { region_id, term, index, value }));
+        }
+        true
+    }
+
     /// Whether it was applied.
     fn apply(
         &self,
@@ -214,20 +349,14 @@ pub(crate) struct ApplyWorker {
     queue: Arc<ApplyQueue>,
     applier: Applier,
     respond: RespondStation,
-    router: RegionRouter,
     metrics: LocalMetrics,
     tasks: Vec<ApplyTask>,
 }
 
 impl ApplyWorker {
-    pub(crate) fn new(
-        queue: Arc<ApplyQueue>,
-        applier: Applier,
-        router: RegionRouter,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
+    pub(crate) fn new(queue: Arc<ApplyQueue>, applier: Applier, metrics: &Arc<Metrics>) -> Self {
         let respond = RespondStation::new(applier.clock.clone());
-        Self { queue, applier, respond, router, metrics: metrics.local(), tasks: Vec::new() }
+        Self { queue, applier, respond, metrics: metrics.local(), tasks: Vec::new() }
     }
 
     /// The body of the thread: until the queue is closed and empty.
@@ -245,19 +374,16 @@ impl ApplyWorker {
         if !self.queue.take_all(&mut self.tasks) {
             return false;
         }
-        let mut regions: Vec<_> = self.tasks.drain(..).flat_map(|task| task.0).collect();
+        let regions: Vec<_> = self.tasks.drain(..).flat_map(|task| task.0).collect();
         if self.applier.health.has_failed() {
             return true;
         }
-        if !self.applier.apply(&mut regions, &mut self.respond, &mut self.metrics) {
-            self.respond.flush(&mut self.metrics);
-            return true;
-        }
-        let mut outbox = self.router.outbox();
-        for task in regions {
-            let applied = RegionMessage::Applied(task.commands.applied.index);
+        let mut outbox = self.applier.router.outbox();
+        for (_, region, index) in
+            self.applier.carry_out(regions, &mut self.respond, &mut self.metrics)
+        {
             // Forced, and one per batch that a region has under way; a closed region needs none.
-            let _ = outbox.force_send(task.commands.region_id.get(), applied);
+            let _ = outbox.force_send(region.get(), RegionMessage::Applied(index));
         }
         outbox.flush();
         self.respond.flush(&mut self.metrics);

@@ -2,14 +2,17 @@
 //! that carry it out. A leader's appends leave from here without waiting for its own disk (Raft
 //! thesis, 10.2.1).
 
+use crate::creator::Creator;
 use crate::message::StoreMessage;
 use crate::metrics::LocalMetrics;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
+use crate::snapshot::{Chore, StreamQueue, StreamTask, TASK_WEIGHT};
 use crate::write_path::apply::ApplyStation;
 use crate::write_path::persist::{Added, PersistStation};
 use crate::write_path::respond::RespondStation;
 use crate::write_path::send::SendStation;
-use region::Effects;
+use region::{Effects, LogWrite, RegionDescription};
+use std::sync::Arc;
 
 /// Of one region, so many Readys are collected before the others get their turn.
 const READYS_IN_A_ROW: usize = 4;
@@ -20,6 +23,9 @@ pub(crate) struct CollectStation {
     pub(crate) send: SendStation,
     pub(crate) apply: ApplyStation,
     pub(crate) respond: RespondStation,
+    pub(crate) creator: Arc<Creator>,
+    /// Where snapshots are made.
+    pub(crate) streams: Arc<StreamQueue>,
 }
 
 impl CollectStation {
@@ -29,6 +35,26 @@ impl CollectStation {
         self.persist.clear();
         self.send.clear();
         self.apply.clear();
+    }
+
+    /// The records of a split's children are written only where they may be here.
+    fn promise_children(&self, write: &mut LogWrite) {
+        let (own, peers) = (write.region_id, &self.creator.peers);
+        write.records.retain(|record| {
+            let child = record.description.id;
+            child == own || peers.promise(child, record.peer_id)
+        });
+    }
+
+    /// A peer has left its region.
+    fn part_with(&mut self, fsm: &RegionFsm, last: Arc<RegionDescription>) {
+        let peer = fsm.region.peer().id;
+        tracing::info!(region = %last.id, %peer, "the peer has left its region");
+        match self.creator.peers.bury(peer, &last) {
+            true => self.apply.destroy(fsm.slot, peer, last),
+            // A split has promised it anew: nothing of it may be destroyed.
+            false => drop(self.creator.chores.push_always(Chore::Close(last.id), 1)),
+        }
     }
 
     /// Collects what the region has for the other stations. `effects` may hold results of station 1;
@@ -43,14 +69,15 @@ impl CollectStation {
         for _ in 0..READYS_IN_A_ROW {
             fsm.region.collect(effects);
             self.send.add_all(&mut effects.messages);
-            if let Some(write) = effects.write.take() {
+            if let Some(mut write) = effects.write.take() {
+                self.promise_children(&mut write);
                 if let Added::Persisted(persisted, messages) = self.persist.add(fsm.slot, write) {
                     fsm.region.persisted(persisted);
                     self.send.add_responses(messages);
                 }
             }
             if let Some(batch) = effects.apply.take() {
-                self.apply.add(fsm.slot, batch);
+                self.apply.add(fsm.slot, fsm.region.peer().id, batch);
             }
             if let Some(index) = effects.compact_request.take() {
                 self.apply.compact_after(fsm.slot, index);
@@ -58,6 +85,19 @@ impl CollectStation {
             self.respond.add_all(&mut effects.answers);
             if let Some(change) = effects.role_change.take() {
                 metrics.role_changed(&mut fsm.role, change);
+            }
+            if effects.description_change.take().is_some() {
+                self.creator.metrics.count_description_change();
+            }
+            for to in effects.snapshots_wanted.drain(..) {
+                if let Some(peer) = fsm.region.description().peer(to) {
+                    let make = StreamTask::Make(fsm.region.id(), *peer);
+                    let _ = self.streams.push_always(make, TASK_WEIGHT);
+                }
+            }
+            if let Some(last) = effects.removed.take() {
+                self.respond.add_all(&mut effects.answers);
+                return self.part_with(fsm, last);
             }
             if let Some(failure) = effects.fatal.take() {
                 let failed = StoreMessage::RegionFailed(fsm.region.id(), failure);

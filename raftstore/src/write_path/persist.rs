@@ -101,7 +101,7 @@ impl PersistStation {
         }
         let held = write.take_held();
         if !write.is_empty() {
-            self.batch.writes.push(region_write(&mut write));
+            add_to_batch(&mut self.batch, &mut write);
             if let Err(error) = write_log(&*self.log_store, &mut self.batch, false) {
                 self.health.fail(error);
                 return Added::Queued;
@@ -226,19 +226,30 @@ pub(crate) fn write_log(
     }
 }
 
-fn region_write(write: &mut LogWrite) -> RegionWrite {
-    RegionWrite {
-        region_id: write.region_id,
+fn add_to_batch(batch: &mut LogBatch, write: &mut LogWrite) {
+    if write.is_empty() {
+        return;
+    }
+    let region_id = write.region_id;
+    let mut own = RegionWrite {
+        region_id,
+        clear: write.snapshot.is_some(),
+        truncated: write.snapshot,
         entries: std::mem::take(&mut write.entries),
         hard_state: write.hard_state.take(),
-        ..RegionWrite::default()
+        record: None,
+    };
+    for record in write.records.drain(..) {
+        match record.description.id == region_id {
+            true => own.record = Some(record),
+            false => batch.writes.push(RegionWrite {
+                region_id: record.description.id,
+                record: Some(record),
+                ..RegionWrite::default()
+            }),
+        }
     }
-}
-
-fn add_to_batch(batch: &mut LogBatch, write: &mut LogWrite) {
-    if !write.is_empty() {
-        batch.writes.push(region_write(write));
-    }
+    batch.writes.push(own);
 }
 
 fn add_truncations(batch: &mut LogBatch, truncations: &mut Vec<(RegionId, TruncatedState)>) {

@@ -1,22 +1,26 @@
 //! Station 1. In: one region's messages of this round. Out: the region has stepped them, and all
 //! proposals among them have become one `MsgPropose`, or were refused.
 
+use crate::creator::Creator;
 use crate::message::RegionMessage;
 use crate::metrics::LocalMetrics;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::write_path::Stage;
+use raft::eraftpb::MessageType;
 use region::{Effects, Proposal, ProposeError};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) struct ProposeStation {
     tick_interval: Duration,
+    creator: Arc<Creator>,
     /// The proposals of one region, between two calls empty.
     proposals: Vec<Proposal>,
 }
 
 impl ProposeStation {
-    pub(crate) fn new(tick_interval: Duration) -> Self {
-        Self { tick_interval, proposals: Vec::new() }
+    pub(crate) fn new(tick_interval: Duration, creator: Arc<Creator>) -> Self {
+        Self { tick_interval, creator, proposals: Vec::new() }
     }
 
     /// Answers what a panic has left here: it was not proposed.
@@ -43,13 +47,38 @@ impl ProposeStation {
             match message {
                 RegionMessage::Raft(envelope) => {
                     metrics.count_received(envelope.message.get_msg_type());
-                    if let Err(rejection) = region.step(envelope) {
+                    let stepped = match envelope.message.get_msg_type() {
+                        MessageType::MsgSnapshot => self.creator.step_snapshot(region, envelope),
+                        _ => region.step(envelope),
+                    };
+                    if let Err(rejection) = stepped {
                         metrics.count_dropped(rejection.label(), 1);
                     }
                 }
+                RegionMessage::Admin(command, proposal) => {
+                    self.creator.propose_admin(region, &command, proposal, effects);
+                }
+                RegionMessage::TransferLeader(target, callback) => {
+                    region.transfer_leader(target, callback, effects);
+                }
+                RegionMessage::SnapshotReady(to, made) => {
+                    region.snapshot_ready(to, made.as_deref());
+                }
+                RegionMessage::SnapshotSent(to, arrived) => region.snapshot_sent(to, arrived),
+                RegionMessage::BeginFromSplit(description) => {
+                    region.begin_from_split(&description);
+                }
+                RegionMessage::CompactSoon => region.compact_soon(),
                 RegionMessage::Propose(proposal) => self.proposals.push(proposal),
                 RegionMessage::Persisted(persisted) => region.persisted(persisted),
-                RegionMessage::Applied(index) => region.applied(index),
+                RegionMessage::Applied(index) => {
+                    let installed = region.installs_up_to() == Some(index);
+                    region.applied(index);
+                    if installed {
+                        // What the contents no longer cover is free now, and not before.
+                        self.creator.ranges.replace(region.description());
+                    }
+                }
                 RegionMessage::Tick => {
                     region.tick(effects);
                     // A region that was closed meanwhile needs no further tick.

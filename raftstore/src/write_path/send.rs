@@ -2,20 +2,24 @@
 //! hand-over to the transport for each destination and round.
 
 use crate::metrics::LocalMetrics;
+use crate::snapshot::{StreamQueue, StreamTask, TASK_WEIGHT};
 use crate::transport::Transport;
 use crate::write_path::persist::Released;
+use raft::eraftpb::MessageType;
 use region::{Envelope, StoreId};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
 pub(crate) struct SendStation {
     transport: Arc<dyn Transport>,
+    /// Where the contents of snapshots go their own way.
+    streams: Arc<StreamQueue>,
     outgoing: Vec<(StoreId, Vec<Box<Envelope>>)>,
 }
 
 impl SendStation {
-    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, outgoing: Vec::new() }
+    pub(crate) fn new(transport: Arc<dyn Transport>, streams: Arc<StreamQueue>) -> Self {
+        Self { transport, streams, outgoing: Vec::new() }
     }
 
     /// Adds messages that may leave at once.
@@ -54,6 +58,11 @@ impl SendStation {
     }
 
     fn add(&mut self, message: Box<Envelope>) {
+        if message.message.get_msg_type() == MessageType::MsgSnapshot {
+            // It travels with the contents. One a peer, so there is no bound to keep.
+            let _ = self.streams.push_always(StreamTask::Send(message), TASK_WEIGHT);
+            return;
+        }
         let store = message.to.store;
         match self.outgoing.iter_mut().find(|(known, _)| *known == store) {
             Some((_, messages)) => messages.push(message),

@@ -1,0 +1,167 @@
+//! Which peers this store has, had, or is about to have.
+//!
+//! Peers come in three ways (created by the user, by a message of the leader, by the split of a parent) and
+//! go in one, on different threads. They agree here, before anything is written, on who may have a region.
+
+use parking_lot::Mutex;
+use region::{PeerId, RegionDescription, RegionId, RegionRecord};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// What is known of a region's peer on this store.
+#[derive(Clone, Debug)]
+enum Known {
+    /// It is here, or is just being created.
+    Here(PeerId),
+    /// A split has promised it; until that is applied nobody may create or destroy it.
+    Promised(PeerId),
+    /// It is destroyed, and neither it nor an earlier one may return.
+    Tombstone(PeerId, Arc<RegionDescription>),
+}
+
+/// Why a peer may not be created.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// There is one already.
+    #[error("peer {0} is here")]
+    Here(PeerId),
+    /// A split will bring it.
+    #[error("a split will bring it")]
+    Promised,
+    /// It, or a later one, is destroyed; what the region was then.
+    #[error("peer {0} was here and is destroyed")]
+    Tombstone(PeerId, Arc<RegionDescription>),
+}
+
+/// The peers of one store.
+///
+/// Invariant: a region has one entry; a peer id of a region never goes back.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    of_regions: Mutex<FxHashMap<RegionId, Known>>,
+}
+
+impl Peers {
+    /// What the log store tells at the start.
+    pub(crate) fn load(&self, record: &RegionRecord) {
+        let (region, peer) = (record.description.id, record.peer_id);
+        let known = match record.tombstone {
+            true => Known::Tombstone(peer, Arc::new(record.description.clone())),
+            false => Known::Here(peer),
+        };
+        self.of_regions.lock().insert(region, known);
+    }
+
+    /// A peer is to be created.
+    pub(crate) fn create(&self, region: RegionId, peer: PeerId) -> Result<(), Refused> {
+        let mut of_regions = self.of_regions.lock();
+        match of_regions.get(&region) {
+            Some(Known::Here(known)) => return Err(Refused::Here(*known)),
+            Some(Known::Promised(_)) => return Err(Refused::Promised),
+            Some(Known::Tombstone(known, last)) if *known >= peer => {
+                return Err(Refused::Tombstone(*known, last.clone()));
+            }
+            Some(Known::Tombstone(..)) | None => {}
+        }
+        of_regions.insert(region, Known::Here(peer));
+        Ok(())
+    }
+
+    /// Why a peer could not be created now, if it could not.
+    pub(crate) fn refusal(&self, region: RegionId, peer: PeerId) -> Option<Refused> {
+        match self.of_regions.lock().get(&region)? {
+            Known::Here(known) => Some(Refused::Here(*known)),
+            Known::Promised(_) => Some(Refused::Promised),
+            Known::Tombstone(known, last) if *known >= peer => {
+                Some(Refused::Tombstone(*known, last.clone()))
+            }
+            Known::Tombstone(..) => None,
+        }
+    }
+
+    /// Takes back a [`create`](Self::create) of which nothing was written.
+    pub(crate) fn give_up(&self, region: RegionId, peer: PeerId) {
+        let mut of_regions = self.of_regions.lock();
+        if matches!(of_regions.get(&region), Some(Known::Here(known)) if *known == peer) {
+            of_regions.remove(&region);
+        }
+    }
+
+    /// A split will bring a peer. Says whether it may: not where it is destroyed, or a later one is here.
+    pub(crate) fn promise(&self, region: RegionId, peer: PeerId) -> bool {
+        let mut of_regions = self.of_regions.lock();
+        let may = match of_regions.get(&region) {
+            Some(Known::Here(known) | Known::Promised(known)) => *known == peer,
+            Some(Known::Tombstone(..)) => false,
+            None => true,
+        };
+        if may {
+            of_regions.insert(region, Known::Promised(peer));
+        }
+        may
+    }
+
+    /// The split is applied. Says whether the peer was promised.
+    pub(crate) fn keep_promise(&self, region: RegionId, peer: PeerId) -> bool {
+        let mut of_regions = self.of_regions.lock();
+        let promised =
+            matches!(of_regions.get(&region), Some(Known::Promised(known)) if *known == peer);
+        if promised {
+            of_regions.insert(region, Known::Here(peer));
+        }
+        promised
+    }
+
+    /// A peer is to be destroyed. Says whether it may: not if a split has promised it.
+    pub(crate) fn bury(&self, peer: PeerId, last: &Arc<RegionDescription>) -> bool {
+        let mut of_regions = self.of_regions.lock();
+        let may = match of_regions.get(&last.id) {
+            Some(Known::Here(known)) => *known == peer,
+            _ => false,
+        };
+        if may {
+            of_regions.insert(last.id, Known::Tombstone(peer, last.clone()));
+        }
+        may
+    }
+
+    /// Whether ids of a split are new to this store.
+    pub(crate) fn is_new(&self, region: RegionId) -> bool {
+        !self.of_regions.lock().contains_key(&region)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGION: RegionId = RegionId::new(7);
+    const ONE: PeerId = PeerId::new(1);
+    const TWO: PeerId = PeerId::new(2);
+
+    #[test]
+    fn a_destroyed_peer_never_returns_and_a_later_one_may_come() {
+        let peers = Peers::default();
+        let last = Arc::new(RegionDescription::uninitialised(REGION));
+        assert_eq!(peers.create(REGION, ONE), Ok(()));
+        assert_eq!(peers.create(REGION, TWO), Err(Refused::Here(ONE)));
+        assert!(peers.bury(ONE, &last));
+        assert!(!peers.bury(ONE, &last), "once");
+        assert_eq!(peers.create(REGION, ONE), Err(Refused::Tombstone(ONE, last.clone())));
+        assert!(!peers.promise(REGION, ONE));
+        assert_eq!(peers.create(REGION, TWO), Ok(()));
+        assert!(!peers.bury(ONE, &last), "it is another one by now");
+    }
+
+    #[test]
+    fn what_a_split_has_promised_is_neither_created_nor_destroyed_by_others() {
+        let peers = Peers::default();
+        let last = Arc::new(RegionDescription::uninitialised(REGION));
+        assert!(peers.promise(REGION, ONE) && peers.promise(REGION, ONE));
+        assert!(!peers.promise(REGION, TWO));
+        assert_eq!(peers.create(REGION, ONE), Err(Refused::Promised));
+        assert!(!peers.bury(ONE, &last));
+        assert!(!peers.keep_promise(REGION, TWO) && peers.keep_promise(REGION, ONE));
+        assert!(peers.bury(ONE, &last));
+    }
+}

@@ -1,0 +1,194 @@
+//! The thread that does what takes long and must not hold up a poller: installs a snapshot that is complete,
+//! and destroys a region that has left this store.
+//!
+//! # Destroying a region
+//!
+//! 1. The state machine is flushed: other regions may have begun as parts of this one, and would lose what
+//!    they began with if the split had to be replayed without it.
+//! 2. The tombstone takes the place of the region's record, log and hard state, in one synced write.
+//! 3. The state machine forgets the contents; the range is free; the mailbox is closed.
+//!
+//! After a crash between 2 and 3 the next start finds a tombstone with contents, and does 3.
+
+use super::files::SnapshotFiles;
+use super::frames::FrameReader;
+use super::message::staged_name;
+use crate::error::StoreFailure;
+use crate::health::Health;
+use crate::log_store::{LogBatch, LogStore, RegionWrite};
+use crate::message::RegionMessage;
+use crate::metrics::Metrics;
+use crate::range_map::RangeMap;
+use crate::region_fsm::RegionRouter;
+use crate::state_machine::{StateMachine, StateMachineError};
+use crate::store_fsm::SetAside;
+use crate::work_queue::{Taken, WorkQueue};
+use crate::write_path::persist::write_log;
+use region::{AppliedState, HardState, PeerId, RegionDescription, RegionId, RegionRecord};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the thread is asked to do.
+pub(crate) enum Chore {
+    /// The contents of a region give way to those of a snapshot that is complete.
+    Install(AppliedState, PeerId),
+    /// A peer has left its region, which is like this now.
+    Destroy(Arc<RegionDescription>, PeerId),
+    /// The mailbox of a peer that has ended, and of which nothing may be destroyed.
+    Close(RegionId),
+}
+
+/// The thread's queue.
+pub(crate) type ChoreQueue = WorkQueue<Chore>;
+
+/// What the thread works with.
+pub(crate) struct ChoreWorker {
+    pub(crate) queue: Arc<ChoreQueue>,
+    pub(crate) state_machine: Arc<dyn StateMachine>,
+    pub(crate) log_store: Arc<dyn LogStore>,
+    pub(crate) files: Arc<dyn SnapshotFiles>,
+    pub(crate) ranges: Arc<RangeMap>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) set_aside: SetAside,
+    pub(crate) router: RegionRouter,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) chores: Vec<Chore>,
+}
+
+/// How often the thread looks up although nobody has called.
+const IDLE: Duration = Duration::from_secs(10);
+
+impl ChoreWorker {
+    /// The body of the thread: until the queue is closed and empty.
+    pub(crate) fn run(mut self) {
+        while self.queue.take_for(&mut self.chores, IDLE) != Taken::Closed {
+            self.work();
+        }
+        self.work();
+    }
+
+    /// Whether there is something to do.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// One wake: does all that waits.
+    pub(crate) fn wake(&mut self) {
+        self.queue.take_now(&mut self.chores);
+        self.work();
+    }
+
+    fn work(&mut self) {
+        for chore in std::mem::take(&mut self.chores) {
+            if self.health.has_failed() {
+                return;
+            }
+            match chore {
+                Chore::Install(applied, peer) => self.install(applied, peer),
+                Chore::Destroy(description, peer) => self.destroy(&description, peer),
+                Chore::Close(region) => drop(self.router.close(region.get())),
+            }
+        }
+    }
+
+    fn install(&self, applied: AppliedState, peer: PeerId) {
+        let (region, index) = (applied.description.id, applied.index);
+        match install_staged(&*self.state_machine, &*self.files, applied, peer) {
+            Ok(()) => {
+                self.metrics.snapshot("installed");
+                let _ = self.router.force_send(region.get(), RegionMessage::Applied(index));
+            }
+            Err(InstallError::Damaged(reason)) => {
+                tracing::error!(%region, reason, "region set aside");
+                self.set_aside.lock().insert(region, reason);
+                self.router.close(region.get());
+            }
+            Err(InstallError::Failed(failure)) => self.health.fail(failure),
+        }
+    }
+
+    fn destroy(&self, description: &Arc<RegionDescription>, peer: PeerId) {
+        let region = description.id;
+        let failure = self.flush_and_bury(description, peer).err();
+        let failure = failure.or_else(|| forget(&*self.state_machine, region).err());
+        if let Some(failure) = failure {
+            return self.health.fail(failure);
+        }
+        self.ranges.remove_region(region);
+        self.metrics.count_destroyed();
+        self.router.close(region.get());
+    }
+
+    fn flush_and_bury(
+        &self,
+        description: &Arc<RegionDescription>,
+        peer: PeerId,
+    ) -> Result<(), StoreFailure> {
+        match catch_unwind(AssertUnwindSafe(|| self.state_machine.flush())) {
+            Ok(flushed) => flushed?,
+            Err(_) => return Err(StoreFailure::Panicked("the state machine")),
+        }
+        let mut batch = LogBatch::default();
+        batch.writes.push(tombstone(description, peer));
+        write_log(&*self.log_store, &mut batch, true).map(|_| ())
+    }
+}
+
+/// What takes the place of everything the log store has of a region.
+fn tombstone(description: &Arc<RegionDescription>, peer: PeerId) -> RegionWrite {
+    let record = RegionRecord::tombstone((**description).clone(), peer);
+    RegionWrite {
+        region_id: description.id,
+        clear: true,
+        hard_state: Some(HardState::default()),
+        record: Some(record),
+        ..RegionWrite::default()
+    }
+}
+
+/// The state machine forgets a region.
+pub(crate) fn forget(
+    state_machine: &dyn StateMachine,
+    region: RegionId,
+) -> Result<(), StoreFailure> {
+    match catch_unwind(AssertUnwindSafe(|| state_machine.destroy(region))) {
+        Ok(destroyed) => Ok(destroyed?),
+        Err(_) => Err(StoreFailure::Panicked("the state machine")),
+    }
+}
+
+/// Why a snapshot was not installed.
+pub(crate) enum InstallError {
+    /// What was received is not there any more, or rotten: the region is set aside.
+    Damaged(String),
+    /// The state machine failed, and with it the store.
+    Failed(StoreFailure),
+}
+
+/// Installs the snapshot that lies complete in a file, and removes it.
+pub(crate) fn install_staged(
+    state_machine: &dyn StateMachine,
+    files: &dyn SnapshotFiles,
+    applied: AppliedState,
+    peer: PeerId,
+) -> Result<(), InstallError> {
+    let name = staged_name(applied.description.id, peer, applied.index, applied.term);
+    let opened = files.open(&name);
+    let bytes =
+        opened.map_err(|error| InstallError::Damaged(format!("snapshot {name}: {error}")))?;
+    let mut reader = FrameReader::new(applied, name.clone(), bytes);
+    let installed = catch_unwind(AssertUnwindSafe(|| state_machine.install(&mut reader)));
+    match installed {
+        Ok(Ok(())) => {}
+        Ok(Err(StateMachineError(reason))) if reader.is_damaged() => {
+            return Err(InstallError::Damaged(reason));
+        }
+        Ok(Err(error)) => return Err(InstallError::Failed(error.into())),
+        Err(_) => return Err(InstallError::Failed(StoreFailure::Panicked("the state machine"))),
+    }
+    if let Err(error) = files.remove(&name) {
+        tracing::warn!(name, %error, "a snapshot that is installed cannot be removed");
+    }
+    Ok(())
+}
