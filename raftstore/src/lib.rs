@@ -47,6 +47,8 @@ pub use state_machine::{
     Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSplit,
     SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
 };
+#[cfg(feature = "fjall")]
+pub use state_machine::{FjallConfig, FjallMap};
 pub use store::Store;
 pub use transport::{InProcessTransport, Transport};
 pub use write_path::Stage;
