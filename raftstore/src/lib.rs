@@ -29,6 +29,8 @@ mod region_fsm;
 mod state_machine;
 mod store;
 mod store_fsm;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod transport;
 mod work_queue;
 mod write_path;

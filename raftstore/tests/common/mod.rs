@@ -51,6 +51,7 @@ pub fn region(id: u64, count: u64) -> RegionDescription {
         end_key: bound(id),
         epoch: RegionEpoch { conf_ver: 1, version: 1 },
         peers: (1..=3).map(voter).collect(),
+        joint: false,
     }
 }
 
