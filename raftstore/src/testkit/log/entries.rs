@@ -17,7 +17,7 @@ fn tails_are_replaced<S: LogStoreSubject>(subject: &S) {
     let (mut model, begin) = Model::begin(1);
     let (mut other, begin_other) = Model::begin(2);
     run.write(vec![begin, begin_other], true);
-    run.expect_missing("before the first entry", 1, 6);
+    run.expect_missing("term-of-entry", "before the first entry", 1, 6);
     run.write(vec![model.append(6, 10, 6, 0), other.append(6, 3, 6, 0)], false);
     run.expect_log("visible-at-once", "written without sync", 1, &model.log);
     run.write(vec![model.append(16, 5, 6, 0)], true);
@@ -68,7 +68,7 @@ fn heads_are_cut<S: LogStoreSubject>(subject: &S) {
     // To its end, and on.
     run.write(vec![model.write(|write| write.truncated = Some(truncated(25, 6)))], false);
     model.check(rule, "cut to its end", &run, &run.load());
-    run.expect_missing("cut to its end", 1, 26);
+    run.expect_missing(rule, "cut to its end", 1, 26);
     run.write(vec![model.append(26, 4, 8, 0)], false);
     model.check(rule, "cut to its end and appended", &run, &run.load());
 }

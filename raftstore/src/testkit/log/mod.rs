@@ -136,12 +136,6 @@ impl<'a, S: LogStoreSubject> Run<'a, S> {
         }
     }
 
-    fn entries(&self, region: u64, low: u64, high: u64) -> Vec<Entry> {
-        let (low, high) = (Index::new(low), Index::new(high));
-        let found = self.store().entries(RegionId::new(region), low, high, usize::MAX);
-        ok(&format!("entries of region {region}"), found)
-    }
-
     fn term(&self, region: u64, index: u64) -> Option<u64> {
         let found = self.store().term(RegionId::new(region), Index::new(index));
         ok(&format!("term of region {region}"), found).map(Term::get)
@@ -150,12 +144,20 @@ impl<'a, S: LogStoreSubject> Run<'a, S> {
     /// The log is exactly this.
     fn expect_log(&self, rule: &str, what: &str, region: u64, log: &[Entry]) {
         let (Some(first), Some(last)) = (log.first(), log.last()) else { return };
-        let found = self.entries(region, first.index, last.index + 1);
+        let (low, high) = (Index::new(first.index), Index::new(last.index + 1));
+        let found = self.store().entries(RegionId::new(region), low, high, usize::MAX);
+        let found = found.unwrap_or_else(|error| fail(rule, &format!("{what}: {error}")));
         let places = |entries: &[Entry]| -> Vec<(u64, u64)> {
             entries.iter().map(|entry| (entry.index, entry.term)).collect()
         };
-        let text = format!("{what}, entries of region {region} by index and term");
-        expect(rule, &text, places(log), places(&found));
+        let (there, here) = (places(log), places(&found));
+        if there != here {
+            let at = there.iter().zip(&here).take_while(|(one, other)| one == other).count();
+            let (wanted, got) = (there.get(at), here.get(at));
+            let counts = format!("{} entries expected, {} found", there.len(), here.len());
+            let text = format!("{what}, region {region}: {counts}; index and term of number {at}");
+            fail(rule, &format!("{text} should be {wanted:?} and are {got:?}"));
+        }
         if let Some((one, _)) = log.iter().zip(&found).find(|(one, other)| one != other) {
             fail(rule, &format!("{what}: entry {} of region {region} is another", one.index));
         }
@@ -163,12 +165,12 @@ impl<'a, S: LogStoreSubject> Run<'a, S> {
             let text = format!("{what}, term of entry {} of region {region}", entry.index);
             expect("term-of-entry", &text, Some(entry.term), self.term(region, entry.index));
         }
-        self.expect_missing(what, region, last.index + 1);
+        self.expect_missing(rule, what, region, last.index + 1);
     }
 
-    fn expect_missing(&self, what: &str, region: u64, index: u64) {
+    fn expect_missing(&self, rule: &str, what: &str, region: u64, index: u64) {
         let text = format!("{what}, term of entry {index} of region {region}");
-        expect("term-of-entry", &text, None, self.term(region, index));
+        expect(rule, &text, None, self.term(region, index));
         let (low, high) = (Index::new(index), Index::new(index + 1));
         let read = || self.store().entries(RegionId::new(region), low, high, usize::MAX);
         // One that panics has refused as well.

@@ -7,8 +7,8 @@ mod splitting;
 
 use super::{broken, Rule};
 use crate::{
-    AppliedState, Command, Index, RegionCommands, RegionDescription, RegionId, SnapshotSource,
-    StateMachine, StateMachineError, Term, INITIAL_INDEX, MAX_PIECE_BYTES,
+    AppliedState, Command, Index, RegionCommands, RegionDescription, RegionEpoch, RegionId,
+    SnapshotSource, StateMachine, StateMachineError, Term, INITIAL_INDEX, MAX_PIECE_BYTES,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -113,6 +113,18 @@ fn difference(expected: &Contents, found: &Contents) -> String {
     let (there, here) = (expected.len(), found.len());
     let (wanted, got) = (pair(expected), pair(found));
     format!("expected {there} pairs and found {here}; at pair {at} expected {wanted}, found {got}")
+}
+
+/// An applied state in few words.
+fn place(applied: Option<&AppliedState>) -> String {
+    let Some(applied) = applied else { return "nothing".to_owned() };
+    let RegionDescription { id, start_key, end_key, epoch, peers, .. } = &*applied.description;
+    let (index, term, peers) = (applied.index, applied.term, peers.len());
+    let RegionEpoch { conf_ver, version } = epoch;
+    format!(
+        "region {id} [{start_key:?}, {end_key:?}) of epoch {conf_ver}/{version} with {peers} peers, \
+         applied up to {index} of term {term}"
+    )
 }
 
 fn expect_contents(rule: &str, what: &str, expected: &Contents, found: &Contents) {
@@ -229,8 +241,8 @@ impl<'a, S: StateMachineSubject> Run<'a, S> {
     fn expect_applied(&self, rule: &str, what: &str, region: &Driven) {
         let found = self.applied_state(region.id());
         if found.as_ref() != Some(&region.applied()) {
-            let expected = region.applied();
-            fail(rule, &format!("{what}: expected {expected:?}, found {found:?}"));
+            let (expected, found) = (place(Some(&region.applied())), place(found.as_ref()));
+            fail(rule, &format!("{what}: expected {expected}, found {found}"));
         }
     }
 

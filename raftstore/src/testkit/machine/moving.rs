@@ -1,6 +1,6 @@
 //! What holds when a region comes from another store, or goes.
 
-use super::{expect_contents, fail, ok, Contents, Driven, Image, Run, StateMachineSubject};
+use super::{expect_contents, fail, ok, place, Contents, Driven, Image, Run, StateMachineSubject};
 use crate::{RegionCommands, StateMachine};
 
 pub(super) fn all<S: StateMachineSubject>(subject: &S) {
@@ -46,8 +46,8 @@ fn a_snapshot_is_one_moment<S: StateMachineSubject>(subject: &S) {
     drop(source);
     image.pieces.splice(0..0, first);
     if image.applied != then.applied() {
-        let (expected, found) = (then.applied(), &image.applied);
-        fail(rule, &format!("taken at {expected:?}, it says {found:?}"));
+        let (expected, found) = (place(Some(&then.applied())), place(Some(&image.applied)));
+        fail(rule, &format!("taken at {expected}, it says {found}"));
     }
     let other = Run::new(subject);
     other.install(&image);
@@ -101,7 +101,7 @@ fn a_snapshot_taken_amid_writes_is_one_moment<S: StateMachineSubject>(subject: &
             let image = run.read(region.id());
             let step = steps.iter().find(|(part, _)| part.applied == image.applied);
             let Some((_, contents)) = step else {
-                fail(rule, &format!("there was no step {:?}", image.applied));
+                fail(rule, &format!("there was no step {}", place(Some(&image.applied))));
             };
             let other = Run::new(subject);
             other.install(&image);

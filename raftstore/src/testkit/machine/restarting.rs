@@ -1,6 +1,6 @@
 //! What a restart finds.
 
-use super::{expect_contents, fail, Contents, Driven, Run, StateMachineSubject};
+use super::{expect_contents, fail, place, Contents, Driven, Run, StateMachineSubject};
 use crate::testkit::Draws;
 use crate::{Index, RegionCommands, StateMachine};
 
@@ -51,8 +51,8 @@ impl Recorded {
             None => (None, &Contents::new()),
         };
         if state != found.as_ref() {
-            let what = format!("region {id} after a restart: found {found:?}");
-            fail("applied-with-effects", &format!("{what}, and the step before was {state:?}"));
+            let what = format!("after a restart: found {}", place(found.as_ref()));
+            fail("applied-with-effects", &format!("{what}, and the step was {}", place(state)));
         }
         let what = format!("region {id}, restarted and applied up to {index}");
         let here = run.contents(&self.region);

@@ -1,6 +1,6 @@
 //! What holds when a region is divided.
 
-use super::{expect_contents, fail, ok, Contents, Driven, Run, StateMachineSubject};
+use super::{expect_contents, fail, ok, place, Contents, Driven, Run, StateMachineSubject};
 use crate::{RegionSplit, StateMachine};
 
 pub(super) fn all<S: StateMachineSubject>(subject: &S) {
@@ -58,7 +58,8 @@ fn nothing_is_lost<S: StateMachineSubject>(subject: &S, restart: bool) {
     for expected in states {
         let found = run.applied_state(expected.description.id);
         if found.as_ref() != Some(expected) {
-            fail("split-is-one-step", &format!("expected {expected:?}, found {found:?}"));
+            let (expected, found) = (place(Some(expected)), place(found.as_ref()));
+            fail("split-is-one-step", &format!("expected {expected}, found {found}"));
         }
     }
     let pieces: Contents = parts.iter().flat_map(|part| run.contents(part)).collect();
