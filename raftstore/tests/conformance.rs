@@ -2,13 +2,16 @@
 
 #![cfg(all(feature = "testkit", feature = "fjall"))]
 
+mod common;
+
 use bytesize::ByteSize;
+use common::copy_directory;
 use raftstore::testkit::{self, LogStoreSubject, StateMachineSubject};
 use raftstore::{
     Bytes, EngineConfig, FjallConfig, FjallMap, MapCommand, MemoryLogStore, OrderedMap,
     RaftEngineLogStore, RegionDescription,
 };
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -76,19 +79,7 @@ impl Lives {
     fn copy(&mut self) {
         let from = self.path();
         self.number += 1;
-        copy(&from, &self.path());
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("created");
-    for entry in std::fs::read_dir(from).expect("readable") {
-        let entry = entry.expect("readable");
-        let to = to.join(entry.file_name());
-        match entry.file_type().expect("readable").is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(std::fs::copy(entry.path(), to).expect("copied")),
-        }
+        copy_directory(&from, &self.path());
     }
 }
 

@@ -18,6 +18,7 @@ fn parts_are_replaced_whole_or_stay<S: LogStoreSubject>(subject: &S) {
     run.write(vec![begin, begin_other], true);
     let mut changed = record(1, false);
     changed.description.epoch.version = 9;
+    changed.installing = Some(truncated(8, 6));
     let steps: Vec<(&str, RegionWrite)> = vec![
         ("a hard state", model.write(|write| write.hard_state = Some(hard_state(6, 11, 5)))),
         ("entries", model.append(6, 8, 6, 0)),
