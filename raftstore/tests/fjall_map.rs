@@ -223,6 +223,20 @@ fn what_an_installation_leaves_is_cleared_but_for_what_others_have_by_now() {
 }
 
 #[test]
+fn an_installation_spares_what_others_have_of_the_range_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let map = open(dir.path());
+    let (old, new, child) =
+        (described(1, "b", "z"), described(1, "b", "d"), described(2, "e", "p"));
+    let commands: Vec<MapCommand> = ["b", "c", "d", "q"].map(|key| put(key, "old")).into();
+    apply(&map, vec![part(&old, 10, &commands)]);
+    // It came by a snapshot of its own, before the parent heard of the split.
+    map.install(&mut Pieces::new(applied(&child, 9), [piece(&[("f", "1")])])).expect("sound");
+    map.install(&mut Pieces::new(applied(&new, 11), [piece(&[("bb", "1")])])).expect("sound");
+    assert_eq!(keys(&map), ["bb", "f"]);
+}
+
+#[test]
 fn snapshots_of_the_two_maps_are_the_same() {
     let dir = tempfile::tempdir().expect("a directory");
     let map = open(dir.path());

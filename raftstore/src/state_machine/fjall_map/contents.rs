@@ -5,6 +5,7 @@ use super::{check_key, MapCommand};
 use crate::state_machine::{SnapshotSource, StateMachineError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fjall::Readable;
+use parking_lot::Mutex;
 use region::{AppliedState, RegionDescription, RegionId};
 
 /// Of a snapshot. A larger pair is a piece of its own.
@@ -72,43 +73,72 @@ impl SnapshotSource for View {
 /// 1. what an earlier one has left that was cut short is cleared;
 /// 2. the region is marked: it is not applied any more, and its remains lie in the range before and in
 ///    the one that comes;
-/// 3. both ranges are cleared;
+/// 3. both ranges are cleared, but for what of the range before belongs to others by now;
 /// 4. the pairs are put;
 /// 5. the applied state is put and the marks are taken away, in one step.
 ///
 /// After a crash the journal holds a prefix of this, and the same begins again.
+///
+/// Invariant: nothing is cleared after another region began to be put there. So marking and clearing are
+/// done under one lock, `moving`, for all regions: whoever comes later sees the marks of the one before.
 pub(super) fn install(
     tables: &Tables,
+    moving: &Mutex<()>,
     snapshot: &mut dyn SnapshotSource,
 ) -> Result<(), StateMachineError> {
     let applied = snapshot.applied().clone();
     let description = &applied.description;
     let region = description.id;
-    clear_remains(tables, region)?;
-    let before = tables.applied(region)?.map(|applied| applied.description);
-    tables.mark_installation(region, before.as_deref(), description)?;
-    if let Some(before) = &before {
-        tables.clear(range_of(before))?;
+    {
+        let _moving = moving.lock();
+        clear_sparing_others(tables, region, &tables.marks(region)?)?;
+        let before = tables.applied(region)?.map(|applied| applied.description);
+        tables.mark_installation(region, before.as_deref(), description)?;
+        if let Some(before) = before.filter(|before| !is_within(before, description)) {
+            clear_sparing_others(tables, region, &[(*before).clone()])?;
+        }
+        tables.clear(range_of(description))?;
     }
-    tables.clear(range_of(description))?;
     put_pairs(tables, description, snapshot)?;
     tables.settle(region, Some(&applied))
 }
 
 /// Removes what there is of a region, its applied state last.
-pub(super) fn destroy(tables: &Tables, region: RegionId) -> Result<(), StateMachineError> {
-    clear_remains(tables, region)?;
+pub(super) fn destroy(
+    tables: &Tables,
+    moving: &Mutex<()>,
+    region: RegionId,
+) -> Result<(), StateMachineError> {
+    let _moving = moving.lock();
+    clear_sparing_others(tables, region, &tables.marks(region)?)?;
     if let Some(applied) = tables.applied(region)? {
         tables.clear(range_of(&applied.description))?;
     }
     tables.settle(region, None)
 }
 
-/// Clears what an installation has left that was cut short, but for what belongs to other regions by now:
-/// the range before may have been larger, and the rest of it may have been given to others since.
-fn clear_remains(tables: &Tables, region: RegionId) -> Result<(), StateMachineError> {
-    let marks = tables.marks(region)?;
-    if marks.is_empty() {
+fn is_within(inner: &RegionDescription, outer: &RegionDescription) -> bool {
+    let ends = |description: &RegionDescription| match description.end_key.is_empty() {
+        true => None,
+        false => Some(description.end_key.clone()),
+    };
+    outer.start_key <= inner.start_key
+        && match (ends(inner), ends(outer)) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(inner), Some(outer)) => inner <= outer,
+        }
+}
+
+/// Clears ranges that a region has had, but for what belongs to other regions by now: such a range may have
+/// been larger, and the rest of it may have been given to others since. Reads what is known of all regions,
+/// so it is for the rare cases.
+fn clear_sparing_others(
+    tables: &Tables,
+    region: RegionId,
+    ranges: &[RegionDescription],
+) -> Result<(), StateMachineError> {
+    if ranges.is_empty() {
         return Ok(());
     }
     let mut others = Vec::new();
@@ -122,7 +152,7 @@ fn clear_remains(tables: &Tables, region: RegionId) -> Result<(), StateMachineEr
         return Err(error);
     }
     others.sort();
-    for description in &marks {
+    for description in ranges {
         for (start, end) in gaps(range_of(description), &others) {
             tables.clear((&start, &end))?;
         }
@@ -197,6 +227,29 @@ fn put_pairs(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_within_another_ends_no_later() {
+        let region = |start: &'static str, end: &'static str| RegionDescription {
+            id: RegionId::new(1),
+            start_key: start.into(),
+            end_key: end.into(),
+            epoch: Default::default(),
+            peers: Vec::new(),
+            joint: false,
+        };
+        for (inner, outer, within) in [
+            (("", ""), ("", ""), true),
+            (("b", "c"), ("b", "c"), true),
+            (("b", "c"), ("b", ""), true),
+            (("b", ""), ("b", "c"), false),
+            (("a", "c"), ("b", "c"), false),
+            (("b", "d"), ("b", "c"), false),
+        ] {
+            let found = is_within(&region(inner.0, inner.1), &region(outer.0, outer.1));
+            assert_eq!(found, within, "{inner:?} {outer:?}");
+        }
+    }
 
     #[test]
     fn gaps_are_what_no_other_region_has() {

@@ -23,6 +23,7 @@ use super::{MapCommand, RegionCommands, SnapshotSource, StateMachine, StateMachi
 use bytes::Bytes;
 use contents::View;
 use fjall::{Database, KeyspaceCreateOptions};
+use parking_lot::Mutex;
 use region::{AppliedState, Index, RegionDescription, RegionId};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
@@ -51,13 +52,16 @@ const MAX_KEY_BYTES: usize = u16::MAX as usize;
 /// would write fails too.
 ///
 /// Caveat: fjall writes its journal under one lock, and syncs it there. A step that comes while a sync is
-/// under way waits for it.
+/// under way waits for it; and where tables cannot be compacted as fast as keys are written, fjall makes
+/// writers wait. Give the store `apply_pollers`, so that its pollers do not.
 ///
 /// Caveat: a [`snapshot`](StateMachine::snapshot) that is still open keeps the directory locked, and keeps
 /// old versions of keys from being removed.
 pub struct FjallMap {
     tables: Tables,
     syncing: Arc<Syncing>,
+    /// Held while ranges are cleared; see [`contents::install`].
+    moving: Mutex<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -119,11 +123,11 @@ impl FjallMap {
         let run = {
             let (syncing, tables, interval) =
                 (syncing.clone(), tables.clone(), config.sync_interval);
-            move || syncing.run(&tables, interval)
+            move || syncing.run(interval, || tables.persist())
         };
         let thread = std::thread::Builder::new().name("fjall-map-sync".to_owned()).spawn(run);
         let thread = thread.map_err(|error| cannot_open(path, error.to_string()))?;
-        Ok(Self { tables, syncing, thread: Some(thread) })
+        Ok(Self { tables, syncing, moving: Mutex::default(), thread: Some(thread) })
     }
 
     /// The value of a key as applied here, which may lag behind what was acknowledged elsewhere.
@@ -272,19 +276,19 @@ impl StateMachine for FjallMap {
         self.syncing.check()?;
         let (region, index) = (snapshot.applied().description.id, snapshot.applied().index);
         self.syncing.forget(region);
-        contents::install(&self.tables, snapshot)?;
+        contents::install(&self.tables, &self.moving, snapshot)?;
         self.syncing.note([(region, index)].into_iter(), 0);
-        self.syncing.sync(&self.tables)
+        self.syncing.sync(|| self.tables.persist())
     }
 
     fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
         self.syncing.check()?;
         self.syncing.forget(region);
-        contents::destroy(&self.tables, region)?;
-        self.syncing.sync(&self.tables)
+        contents::destroy(&self.tables, &self.moving, region)?;
+        self.syncing.sync(|| self.tables.persist())
     }
 
     fn flush(&self) -> Result<(), StateMachineError> {
-        self.syncing.sync(&self.tables)
+        self.syncing.sync(|| self.tables.persist())
     }
 }

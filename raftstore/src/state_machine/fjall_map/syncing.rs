@@ -7,9 +7,7 @@
 //! Invariant: `durable` says no more than what was committed when a sync began that has succeeded. So the
 //! indexes are taken before the sync, and an index is noted only after its batch is committed.
 
-use super::tables::Tables;
 use crate::state_machine::StateMachineError;
-use fjall::PersistMode;
 use parking_lot::{Condvar, Mutex};
 use region::{Index, RegionId};
 use rustc_hash::FxHashMap;
@@ -84,8 +82,11 @@ impl Syncing {
         state.durable.remove(&region);
     }
 
-    /// Syncs everything that is committed.
-    pub(super) fn sync(&self, tables: &Tables) -> Result<(), StateMachineError> {
+    /// Syncs everything that is committed, by `persist`.
+    pub(super) fn sync(
+        &self,
+        persist: impl FnOnce() -> Result<(), StateMachineError>,
+    ) -> Result<(), StateMachineError> {
         let _one = self.one_at_a_time.lock();
         let begun = {
             let mut state = self.state.lock();
@@ -95,7 +96,7 @@ impl Syncing {
             state.unsynced_bytes = 0;
             std::mem::take(&mut state.unsynced)
         };
-        let synced = tables.db.persist(PersistMode::SyncAll);
+        let synced = persist();
         let mut state = self.state.lock();
         match synced {
             Ok(()) => {
@@ -104,7 +105,7 @@ impl Syncing {
             }
             Err(error) => {
                 state.failed = Some(error.to_string());
-                Err(tables.error("cannot sync", error))
+                Err(error)
             }
         }
     }
@@ -116,9 +117,14 @@ impl Syncing {
     }
 
     /// The thread that syncs, until it is stopped or a sync fails.
-    pub(super) fn run(&self, tables: &Tables, interval: Duration) {
+    pub(super) fn run(
+        &self,
+        interval: Duration,
+        persist: impl Fn() -> Result<(), StateMachineError>,
+    ) {
+        let _told = TellsPanic(self);
         while self.wait_for_work(interval) {
-            if let Err(error) = self.sync(tables) {
+            if let Err(error) = self.sync(&persist) {
                 // The next apply hears of it, and the store stops.
                 tracing::error!(%error, "what was applied cannot be made durable");
                 return;
@@ -139,5 +145,70 @@ impl Syncing {
             }
         }
         !state.stopped
+    }
+}
+
+/// Without its thread nothing would become durable any more, and the logs would grow for ever.
+struct TellsPanic<'a>(&'a Syncing);
+
+impl Drop for TellsPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.state.lock().failed.get_or_insert("the thread that syncs panicked".to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGION: RegionId = RegionId::new(1);
+
+    fn note(syncing: &Syncing, index: u64) {
+        syncing.note([(REGION, Index::new(index))].into_iter(), 10);
+    }
+
+    #[test]
+    fn what_is_applied_during_a_sync_is_not_durable_after_it() {
+        let syncing = Syncing::new(FxHashMap::default(), 100);
+        note(&syncing, 6);
+        note(&syncing, 7);
+        assert_eq!(syncing.durable_index(REGION), Index::new(0));
+        let during = || {
+            note(&syncing, 8);
+            Ok(())
+        };
+        syncing.sync(during).expect("synced");
+        assert_eq!(syncing.durable_index(REGION), Index::new(7));
+        syncing.sync(|| Ok(())).expect("synced");
+        assert_eq!(syncing.durable_index(REGION), Index::new(8));
+        syncing.forget(REGION);
+        syncing.sync(|| Ok(())).expect("synced");
+        assert_eq!(syncing.durable_index(REGION), Index::new(0));
+    }
+
+    #[test]
+    fn nothing_goes_on_after_a_failed_sync() {
+        let syncing = Syncing::new(FxHashMap::default(), 100);
+        note(&syncing, 6);
+        syncing.sync(|| Ok(())).expect("synced");
+        note(&syncing, 7);
+        let full = || Err(StateMachineError("disk full".to_owned()));
+        assert_eq!(syncing.sync(full).expect_err("it failed").to_string(), "disk full");
+        assert_eq!(syncing.durable_index(REGION), Index::new(6));
+        let again = syncing.sync(|| panic!("it must not sync once more")).expect_err("failed");
+        assert_eq!(again.to_string(), "an earlier sync failed: disk full");
+        assert_eq!(syncing.check().expect_err("failed").to_string(), again.to_string());
+    }
+
+    #[test]
+    fn a_panic_of_the_thread_is_a_failed_sync() {
+        let syncing = Syncing::new(FxHashMap::default(), 1);
+        note(&syncing, 6);
+        let run = || syncing.run(Duration::from_secs(60), || panic!("for the test"));
+        std::thread::scope(|scope| scope.spawn(run).join()).expect_err("it panics");
+        let error = syncing.check().expect_err("failed").to_string();
+        assert_eq!(error, "an earlier sync failed: the thread that syncs panicked");
     }
 }

@@ -87,6 +87,11 @@ impl Tables {
         batch.commit().map_err(|error| self.error("cannot write", error))
     }
 
+    /// Syncs all that is committed.
+    pub(super) fn persist(&self) -> Result<(), StateMachineError> {
+        self.db.persist(PersistMode::SyncAll).map_err(|error| self.error("cannot sync", error))
+    }
+
     pub(super) fn put_applied(
         &self,
         batch: &mut OwnedWriteBatch,
