@@ -32,6 +32,8 @@ mod snapshot;
 mod state_machine;
 mod store;
 mod store_fsm;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod transport;
 mod work_queue;
 mod write_path;
@@ -55,6 +57,8 @@ pub use state_machine::{
     Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSplit,
     SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
 };
+#[cfg(feature = "fjall")]
+pub use state_machine::{FjallConfig, FjallMap};
 pub use store::Store;
 pub use transport::{InProcessTransport, Transport};
 pub use write_path::Stage;

@@ -8,11 +8,11 @@
 
 mod common;
 
-use common::config;
 use common::process::{
-    read_expectation, read_lines, say_acknowledged, spawn, start_and_check, take_line, task,
+    check, read_expectation, read_lines, say_acknowledged, spawn, take_line, task,
     write_expectation, write_until, Acknowledged, Said,
 };
+use common::{config, Cluster, TestMap};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::RecvTimeoutError;
@@ -22,9 +22,31 @@ const SEED: &str = "RAFTSTORE_KILL_TEST_SEED";
 
 #[test]
 fn killed_stores_keep_every_acknowledged_write() {
-    let cycles: u64 =
-        std::env::var("KILL_CYCLES").map_or(30, |text| text.parse().expect("a number"));
     let dir = tempfile::tempdir().expect("a directory");
+    kill_again_and_again(dir.path(), "in memory", 30);
+}
+
+/// Here the state machine is on disk as well, so the logs are cut, and what they held must be in it.
+#[cfg(feature = "fjall")]
+#[test]
+fn killed_stores_keep_every_acknowledged_write_in_a_map_on_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    kill_again_and_again(dir.path(), "on disk", 16);
+    for id in 1..=3 {
+        let path = dir.path().join(format!("stores/store-{id}/raft-log"));
+        let log = raftstore::RaftEngineLogStore::open(&path, &Default::default()).expect("opens");
+        let stored = raftstore::LogStore::load(&log).expect("readable");
+        let cut: Vec<u64> =
+            stored.regions.iter().map(|region| region.truncated.index.get()).collect();
+        println!("store {id}: the logs begin behind {cut:?}");
+        assert!(cut.iter().all(|index| *index > 100), "store {id} keeps its logs: {cut:?}");
+    }
+}
+
+/// Kills a child that does this task.
+fn kill_again_and_again(dir: &Path, task: &str, cycles: u64) {
+    let cycles =
+        std::env::var("KILL_CYCLES").map_or(cycles, |text| text.parse().expect("a number"));
     let seed =
         std::env::var(SEED).map_or_else(|_| clock_seed(), |text| text.parse().expect("a number"));
     println!("replay the moments of the kills with {SEED}={seed}");
@@ -39,7 +61,7 @@ fn killed_stores_keep_every_acknowledged_write() {
             (false, true) => Moment::Started(Duration::from_millis((random >> 33) % 100)),
             (false, false) => Moment::Loaded(Duration::from_millis((random >> 33) % 200)),
         };
-        let cycle_result = run_and_kill(dir.path(), &moment, &mut acknowledged);
+        let cycle_result = run_and_kill(dir, task, &moment, &mut acknowledged);
         if let Err(problem) = cycle_result {
             panic!("cycle {cycle}, seed {seed}: {problem}");
         }
@@ -62,11 +84,12 @@ enum Moment {
 /// One life of the child.
 fn run_and_kill(
     dir: &Path,
+    task: &str,
     moment: &Moment,
     acknowledged: &mut Acknowledged,
 ) -> Result<(), String> {
     write_expectation(dir, acknowledged);
-    let mut child = spawn(&[], "child_of_the_kill_test", "", dir);
+    let mut child = spawn(&[], "child_of_the_kill_test", task, dir);
     let lines = read_lines(&mut child);
     let mut deadline = Instant::now()
         + match moment {
@@ -123,7 +146,30 @@ fn clock_seed() -> u64 {
 /// Does nothing unless the kill test runs it.
 #[test]
 fn child_of_the_kill_test() {
-    let Some((dir, _)) = task() else { return };
-    let cluster = start_and_check(&config(), &dir);
-    write_until(&AtomicBool::new(false), &cluster, &read_expectation(&dir), say_acknowledged);
+    let Some((dir, task)) = task() else { return };
+    match task.as_str() {
+        #[cfg(feature = "fjall")]
+        "on disk" => live(on_disk(&dir.join("stores")), &dir),
+        _ => live(Cluster::on_disk(&config(), &dir.join("stores")), &dir),
+    }
+}
+
+fn live<M: TestMap>(cluster: Cluster<M>, dir: &Path) {
+    let cluster = check(cluster, dir);
+    write_until(&AtomicBool::new(false), &cluster, &read_expectation(dir), say_acknowledged);
+}
+
+/// Stores that sync their maps and cut their logs often.
+#[cfg(feature = "fjall")]
+fn on_disk(dir: &Path) -> Cluster<raftstore::FjallMap> {
+    let mut store_config = config();
+    store_config.raft.compact_after_entries = 50;
+    let sync_interval = Duration::from_millis(20);
+    let config = raftstore::FjallConfig { sync_interval, ..raftstore::FjallConfig::default() };
+    let store_dir = |id: u64| dir.join(format!("store-{id}"));
+    Cluster::build(
+        &store_config,
+        |id| raftstore::FjallMap::open(store_dir(id).join("map"), &config).expect("opens"),
+        |builder, id| builder.data_dir(store_dir(id)),
+    )
 }

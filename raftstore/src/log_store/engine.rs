@@ -310,7 +310,12 @@ impl<F: FileSystem + 'static> LogReader for RaftEngineLogStore<F> {
                 .fetch_entries_to::<EntryExt>(region.get(), low, high, max_bytes, &mut entries)
                 .map(|_| entries)
         };
-        self.reads.run(|| guarded(read)).map_err(fail)
+        let entries = self.reads.run(|| guarded(read)).map_err(fail)?;
+        // Of a region without entries raft-engine says that there are none, and not that they are missing.
+        match entries.is_empty() && low < high {
+            true => Err(fail("the log holds none of them".to_owned())),
+            false => Ok(entries),
+        }
     }
 
     fn term(&self, region: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
@@ -353,11 +358,24 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
             let ident = StoreIdent::decode(&bytes);
             stored.ident = Some(ident.map_err(|error| LogStoreError::Read(error.to_string()))?);
         }
+        let mut returned = raft_engine::LogBatch::default();
         for (region_id, parts) in raw {
             match self.load_region(parts) {
-                Ok(region) => stored.regions.push(region),
+                Ok(region) => {
+                    let begin = region.truncated.index.get() + 1;
+                    if self.engine.first_index(region_id.get()).is_some_and(|first| first < begin) {
+                        returned.add_command(region_id.get(), Command::Compact { index: begin });
+                    }
+                    stored.regions.push(region);
+                }
                 Err(reason) => stored.damaged.push(DamagedRegion { region_id, reason }),
             }
+        }
+        // A cut whose file was purged is forgotten, and entries that were copied before it are back. Those of
+        // a log that was cut to its end would leave a hole before the next ones, at which raft-engine panics.
+        if !returned.is_empty() {
+            let write = guarded(|| self.engine.write(&mut returned, true));
+            write.map_err(LogStoreError::Write)?;
         }
         Ok(stored)
     }

@@ -1,8 +1,12 @@
 //! The seam to what the commands mean.
 
+#[cfg(feature = "fjall")]
+mod fjall_map;
 mod ordered_map;
 mod pieces;
 
+#[cfg(feature = "fjall")]
+pub use fjall_map::{FjallConfig, FjallMap};
 pub use ordered_map::{MapCommand, MapCommandError, OrderedMap};
 pub use pieces::Pieces;
 

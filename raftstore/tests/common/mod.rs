@@ -6,9 +6,9 @@ pub mod process;
 
 use bytes::Bytes;
 use raftstore::{
-    Answer, InProcessTransport, LogStore, MemoryLogStore, OrderedMap, Peer, PeerId, PeerRole,
-    RegionDescription, RegionEpoch, RegionId, StateMachine, Store, StoreConfig, StoreHandle,
-    StoreId,
+    Answer, InProcessTransport, Index, LogStore, MemoryLogStore, OrderedMap, Peer, PeerId,
+    PeerRole, RegionDescription, RegionEpoch, RegionId, StateMachine, Store, StoreConfig,
+    StoreHandle, StoreId,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -59,37 +59,102 @@ pub fn regions(count: u64) -> Vec<RegionDescription> {
     (1..=count).map(|id| region(id, count)).collect()
 }
 
-/// Three stores with an ordered map each.
-pub struct Cluster {
+/// What tests ask of a state machine that takes `MapCommand`s.
+pub trait TestMap: StateMachine {
+    fn value(&self, region: RegionId, key: &[u8]) -> Option<Bytes>;
+
+    /// What has been applied, and a hash of the contents.
+    fn state(&self, region: RegionId) -> (Index, u64);
+}
+
+impl TestMap for OrderedMap {
+    fn value(&self, region: RegionId, key: &[u8]) -> Option<Bytes> {
+        self.get(region, key)
+    }
+
+    fn state(&self, region: RegionId) -> (Index, u64) {
+        self.fingerprint(region)
+    }
+}
+
+#[cfg(feature = "fjall")]
+impl TestMap for raftstore::FjallMap {
+    fn value(&self, _: RegionId, key: &[u8]) -> Option<Bytes> {
+        self.get(key).expect("readable")
+    }
+
+    fn state(&self, region: RegionId) -> (Index, u64) {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let Some(applied) = self.applied_state(region).expect("readable") else {
+            return (Index::default(), 0);
+        };
+        let range = &applied.description;
+        let pairs = self.scan(&range.start_key, &range.end_key, usize::MAX).expect("readable");
+        let mut hasher = DefaultHasher::new();
+        pairs.hash(&mut hasher);
+        (applied.index, hasher.finish())
+    }
+}
+
+/// Copies a directory with all in it.
+pub fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("created");
+    for entry in std::fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("readable").is_dir() {
+            true => copy_directory(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).expect("copied")),
+        }
+    }
+}
+
+/// Three stores with a map each.
+pub struct Cluster<M = OrderedMap> {
     pub network: InProcessTransport,
     pub stores: Vec<Store>,
-    pub maps: Vec<Arc<OrderedMap>>,
+    pub maps: Vec<Arc<M>>,
 }
 
 impl Cluster {
     /// With logs in memory.
     pub fn in_memory(config: &StoreConfig) -> Self {
-        Self::build(config, |builder, _| builder.log_store(Arc::new(MemoryLogStore::new())))
+        Self::build(
+            config,
+            |_| OrderedMap::new(),
+            |builder, _| builder.log_store(Arc::new(MemoryLogStore::new())),
+        )
     }
 
     /// With logs below this directory.
     pub fn on_disk(config: &StoreConfig, dir: &Path) -> Self {
-        Self::build(config, |builder, id| builder.data_dir(dir.join(format!("store-{id}"))))
+        Self::build(
+            config,
+            |_| OrderedMap::new(),
+            |builder, id| builder.data_dir(dir.join(format!("store-{id}"))),
+        )
     }
 
     /// With these log stores.
     pub fn with_logs(config: &StoreConfig, logs: &[Arc<dyn LogStore>]) -> Self {
-        Self::build(config, |builder, id| builder.log_store(logs[id as usize - 1].clone()))
+        Self::build(
+            config,
+            |_| OrderedMap::new(),
+            |builder, id| builder.log_store(logs[id as usize - 1].clone()),
+        )
     }
+}
 
-    fn build(
+impl<M: TestMap> Cluster<M> {
+    pub fn build(
         config: &StoreConfig,
+        new_map: impl Fn(u64) -> M,
         with_log: impl Fn(raftstore::StoreBuilder, u64) -> raftstore::StoreBuilder,
     ) -> Self {
         let network = InProcessTransport::new();
         let mut cluster = Self { network: network.clone(), stores: Vec::new(), maps: Vec::new() };
         for id in 1..=3 {
-            let map = Arc::new(OrderedMap::new());
+            let map = Arc::new(new_map(id));
             let builder = Store::builder(StoreId::new(id))
                 .config(config.clone())
                 .state_machine(map.clone() as Arc<dyn StateMachine>)
@@ -144,8 +209,8 @@ impl Cluster {
     pub fn converge(&self, count: u64) {
         eventually("all stores hold the same", || {
             (1..=count).map(RegionId::new).all(|region| {
-                let first = self.maps[0].fingerprint(region);
-                self.maps.iter().all(|map| map.fingerprint(region) == first)
+                let first = self.maps[0].state(region);
+                self.maps.iter().all(|map| map.state(region) == first)
             })
         });
     }

@@ -3,7 +3,7 @@
 //! The child says in lines on its standard output what it found and what was acknowledged. Whatever
 //! becomes of it, the parent knows what the next one must find.
 
-use super::{eventually, regions, Cluster, DEADLINE};
+use super::{eventually, regions, Cluster, TestMap, DEADLINE};
 use raftstore::{MapCommand, RegionId, StoreConfig};
 use rustix::process::{kill_process, Pid, Signal};
 use std::collections::BTreeMap;
@@ -220,7 +220,11 @@ pub fn say(line: &str) {
 /// Starts three stores below `dir` and finds everything that was acknowledged, on each of them; or says
 /// what is lost, and ends the process.
 pub fn start_and_check(config: &StoreConfig, dir: &Path) -> Cluster {
-    let cluster = Cluster::on_disk(config, &dir.join("stores"));
+    check(Cluster::on_disk(config, &dir.join("stores")), dir)
+}
+
+/// The same with stores that have been started.
+pub fn check<M: TestMap>(cluster: Cluster<M>, dir: &Path) -> Cluster<M> {
     cluster.bootstrap(&regions(REGIONS));
     if let Err(lost) = find_all(&cluster, &read_expectation(dir)) {
         say(&lost);
@@ -231,7 +235,7 @@ pub fn start_and_check(config: &StoreConfig, dir: &Path) -> Cluster {
 }
 
 /// Finds everything that was acknowledged, on each store; or says what is lost.
-pub fn find_all(cluster: &Cluster, expected: &Acknowledged) -> Result<(), String> {
+pub fn find_all<M: TestMap>(cluster: &Cluster<M>, expected: &Acknowledged) -> Result<(), String> {
     // Each time another store stands for election first.
     let first = std::process::id() as usize % 3;
     for id in 1..=REGIONS {
@@ -247,7 +251,7 @@ pub fn find_all(cluster: &Cluster, expected: &Acknowledged) -> Result<(), String
         for number in 0..*count {
             let key = key(*client, number);
             for (store, map) in cluster.maps.iter().enumerate() {
-                let found = map.get(region_of(*client, number), key.as_bytes());
+                let found = map.value(region_of(*client, number), key.as_bytes());
                 if found.as_deref() != Some(key.as_bytes()) {
                     return Err(format!("lost {key} on store {store}: {found:?}"));
                 }
@@ -257,8 +261,10 @@ pub fn find_all(cluster: &Cluster, expected: &Acknowledged) -> Result<(), String
     Ok(())
 }
 
+/// In the range of its region.
 pub fn key(client: u64, number: u64) -> String {
-    format!("{client:04}/{number:08}")
+    let range = region_of(client, number).get() - 1;
+    format!("{range:04}/{client:04}/{number:08}")
 }
 
 pub fn region_of(client: u64, number: u64) -> RegionId {
@@ -267,9 +273,9 @@ pub fn region_of(client: u64, number: u64) -> RegionId {
 
 /// Writes with all clients, from where each of them was, and tells `acknowledge` of each
 /// acknowledgement.
-pub fn write_until(
+pub fn write_until<M: TestMap>(
     stop: &AtomicBool,
-    cluster: &Cluster,
+    cluster: &Cluster<M>,
     begin: &Acknowledged,
     acknowledge: impl Fn(u64, u64) + Sync,
 ) {
@@ -303,8 +309,8 @@ pub fn write_until(
 }
 
 /// Writes, and tells `acknowledge`, while `body` runs, which sees how many were acknowledged.
-pub fn write_while(
-    cluster: &Cluster,
+pub fn write_while<M: TestMap>(
+    cluster: &Cluster<M>,
     begin: &Acknowledged,
     acknowledge: impl Fn(u64, u64) + Sync,
     body: impl FnOnce(&AtomicU64),

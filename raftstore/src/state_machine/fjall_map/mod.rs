@@ -1,0 +1,294 @@
+//! An ordered map on disk, in fjall.
+//!
+//! The keyspace `data` holds the keys of all regions of a store, as they are, in one ordered space, so a
+//! split moves nothing. The keyspace `meta` holds the applied state of each region. What a batch of
+//! commands does to both is one write to fjall's journal, whole or not there after a crash.
+//!
+//! | file | has |
+//! |---|---|
+//! | `mod` | opening, reading, applying |
+//! | `tables` | the keyspaces, and what `meta` says |
+//! | `syncing` | when it syncs, and what is known to be durable |
+//! | `contents` | snapshots out and in, and destruction |
+//! | `config` | settings |
+
+mod config;
+mod contents;
+mod syncing;
+mod tables;
+
+pub use config::FjallConfig;
+
+use super::{MapCommand, RegionCommands, SnapshotSource, StateMachine, StateMachineError};
+use bytes::Bytes;
+use contents::View;
+use fjall::{Database, KeyspaceCreateOptions};
+use parking_lot::Mutex;
+use region::{AppliedState, Index, RegionDescription, RegionId};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use syncing::Syncing;
+use tables::{bounds, Tables};
+
+/// fjall keeps a key's length in 2 bytes.
+const MAX_KEY_BYTES: usize = u16::MAX as usize;
+
+/// A [`StateMachine`] that keeps the keys of all regions of a store on disk, in one ordered map.
+///
+/// Its commands are [`MapCommand`]s. The answer is the value the key had before, or nothing; or a text
+/// that says why the command did nothing: it is damaged, its key is empty, longer than 65,535 bytes, or
+/// not in the region's range. All stores answer alike.
+///
+/// # Durability
+///
+/// Applying does not sync. A thread does, [`sync_interval`](FjallConfig::sync_interval) after the first
+/// step that is not synced or once [`sync_bytes`](FjallConfig::sync_bytes) were applied, and only what was
+/// applied before such a sync began is in [`durable_index`](StateMachine::durable_index). An installed
+/// snapshot and a destruction are synced before the call returns. Once a sync has failed, everything that
+/// would write fails too.
+///
+/// Caveat: fjall writes its journal under one lock, and syncs it there. A step that comes while a sync is
+/// under way waits for it; and where tables cannot be compacted as fast as keys are written, fjall makes
+/// writers wait. Give the store `apply_pollers`, so that its pollers do not.
+///
+/// Caveat: a [`snapshot`](StateMachine::snapshot) that is still open keeps the directory locked, and keeps
+/// old versions of keys from being removed.
+pub struct FjallMap {
+    tables: Tables,
+    syncing: Arc<Syncing>,
+    /// Held while ranges are cleared; see [`contents::install`].
+    moving: Mutex<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for FjallMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FjallMap").field("path", &self.tables.path).finish_non_exhaustive()
+    }
+}
+
+impl Drop for FjallMap {
+    fn drop(&mut self) {
+        self.syncing.stop();
+        if let Some(thread) = self.thread.take() {
+            // It has logged why, if it panicked.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether the region may have this key; or why not.
+fn check_key(description: &RegionDescription, key: &[u8]) -> Result<(), &'static str> {
+    match key.len() {
+        0 => Err("a key must not be empty"),
+        length if length > MAX_KEY_BYTES => Err("a key must not be longer than 65535 bytes"),
+        _ if !description.contains(key) => Err("the key is not in the range of the region"),
+        _ => Ok(()),
+    }
+}
+
+impl FjallMap {
+    /// Opens the map in the directory `path`, creating it if need be. What is there is durable on return.
+    ///
+    /// # Errors
+    /// When a setting is out of range; when the directory cannot be created, read or synced, is in use by
+    /// another process, or holds a damaged map. The reason then names the directory.
+    pub fn open(path: impl AsRef<Path>, config: &FjallConfig) -> Result<Self, StateMachineError> {
+        let path = path.as_ref();
+        config.validate()?;
+        // fjall panics on some kinds of damage.
+        let tables = match catch_unwind(AssertUnwindSafe(|| open_tables(path, config))) {
+            Ok(opened) => opened.map_err(|reason| cannot_open(path, reason))?,
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                return Err(cannot_open(path, format!("fjall panicked: {}", text.unwrap_or(""))));
+            }
+        };
+        let mut durable = FxHashMap::default();
+        tables.regions(|region, description, applied| match (description, applied) {
+            (Ok(_), Some(applied)) => {
+                durable.insert(region, applied.index);
+            }
+            // An installation under way, with nothing to go on from.
+            (Ok(_), None) => {}
+            // Its region is set aside when it asks for it.
+            (Err(error), _) => tracing::warn!(%error, "a region cannot be read"),
+        })?;
+        let syncing = Arc::new(Syncing::new(durable, config.sync_bytes.as_u64()));
+        let run = {
+            let (syncing, tables, interval) =
+                (syncing.clone(), tables.clone(), config.sync_interval);
+            move || syncing.run(interval, || tables.persist())
+        };
+        let thread = std::thread::Builder::new().name("fjall-map-sync".to_owned()).spawn(run);
+        let thread = thread.map_err(|error| cannot_open(path, error.to_string()))?;
+        Ok(Self { tables, syncing, moving: Mutex::default(), thread: Some(thread) })
+    }
+
+    /// The value of a key as applied here, which may lag behind what was acknowledged elsewhere.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateMachineError> {
+        let value = self.tables.data.get(key);
+        let value = value.map_err(|error| self.tables.error("cannot read", error))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// Up to `limit` pairs from `start` on, in order, whichever regions they belong to. `end` is the first
+    /// key after them; an empty one means that there is none.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateMachineError> {
+        let Some(bounds) = bounds((start, end)) else { return Ok(Vec::new()) };
+        let pairs = self.tables.data.range::<&[u8], _>(bounds).take(limit);
+        pairs
+            .map(|pair| {
+                let (key, value) =
+                    pair.into_inner().map_err(|error| self.tables.error("cannot read", error))?;
+                Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+            })
+            .collect()
+    }
+}
+
+fn cannot_open(path: &Path, reason: String) -> StateMachineError {
+    StateMachineError(format!("cannot open the state machine in {}: {reason}", path.display()))
+}
+
+fn open_tables(path: &Path, config: &FjallConfig) -> Result<Tables, String> {
+    let text = |error: std::io::Error| error.to_string();
+    std::fs::create_dir_all(path).map_err(text)?;
+    let path = path.canonicalize().map_err(text)?;
+    let plain = |error: fjall::Error| match error {
+        fjall::Error::Locked => "it is in use by another process".to_owned(),
+        error => error.to_string(),
+    };
+    let db = Database::builder(&path)
+        .cache_size(config.cache.as_u64())
+        .max_journaling_size(config.max_journal.as_u64())
+        .worker_threads(config.workers)
+        .open()
+        .map_err(plain)?;
+    let data = db.keyspace("data", KeyspaceCreateOptions::default).map_err(plain)?;
+    let meta = db.keyspace("meta", KeyspaceCreateOptions::default).map_err(plain)?;
+    // What a process wrote that was killed is believed from now on, so it must be durable; and so must the
+    // name of a new directory.
+    db.persist(fjall::PersistMode::SyncAll).map_err(plain)?;
+    if let Some(parent) = path.parent() {
+        std::fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(text)?;
+    }
+    Ok(Tables { db, data, meta, path })
+}
+
+/// What a batch of commands does to the keys, last state only: fjall gives all writes of a batch the same
+/// age, so that of two to one key it could not tell the later.
+#[derive(Default)]
+struct Effects {
+    keys: BTreeMap<Bytes, Option<Bytes>>,
+    bytes: u64,
+}
+
+impl Effects {
+    /// Carries out one command; returns the answer.
+    fn run(
+        &mut self,
+        tables: &Tables,
+        description: &RegionDescription,
+        payload: &Bytes,
+    ) -> Result<Bytes, StateMachineError> {
+        // Committed is committed: every store skips it alike, and the proposer hears why.
+        let (key, value) = match MapCommand::decode(payload.clone()) {
+            Ok(MapCommand::Put { key, value }) => (key, Some(value)),
+            Ok(MapCommand::Delete { key }) => (key, None),
+            Err(error) => return Ok(Bytes::from(error.to_string())),
+        };
+        if let Err(reason) = check_key(description, &key) {
+            return Ok(Bytes::from_static(reason.as_bytes()));
+        }
+        self.bytes += payload.len() as u64;
+        let previous = match self.keys.get(&key) {
+            Some(value) => value.clone(),
+            None => {
+                let value = tables.data.get(&key);
+                let value = value.map_err(|error| tables.error("cannot read", error))?;
+                value.map(|value| Bytes::copy_from_slice(&value))
+            }
+        };
+        self.keys.insert(key, value);
+        Ok(previous.unwrap_or_default())
+    }
+}
+
+impl StateMachine for FjallMap {
+    fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
+        self.syncing.check()?;
+        let mut effects = Effects::default();
+        let mut states: BTreeMap<RegionId, AppliedState> = BTreeMap::new();
+        for part in batch {
+            // Each part by its own description: it may have changed since the part before.
+            let description = part.applied.description.clone();
+            for command in &mut part.commands {
+                command.output = effects.run(&self.tables, &description, &command.payload)?;
+            }
+            states.insert(part.region_id, part.applied.clone());
+        }
+        let mut writes = self.tables.batch(effects.keys.len() + states.len());
+        for (key, value) in &effects.keys {
+            match value {
+                Some(value) => writes.insert(&self.tables.data, &key[..], &value[..]),
+                None => writes.remove(&self.tables.data, &key[..]),
+            }
+        }
+        for (region, applied) in &states {
+            self.tables.put_applied(&mut writes, *region, applied);
+        }
+        self.tables.commit(writes)?;
+        let applied = states.into_iter().map(|(region, applied)| (region, applied.index));
+        self.syncing.note(applied, effects.bytes);
+        Ok(())
+    }
+
+    fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
+        self.tables.applied(region)
+    }
+
+    fn durable_index(&self, region: RegionId) -> Index {
+        self.syncing.durable_index(region)
+    }
+
+    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
+        Ok(Box::new(View::open(&self.tables, region)?))
+    }
+
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+        self.syncing.check()?;
+        let (region, index) = (snapshot.applied().description.id, snapshot.applied().index);
+        self.syncing.forget(region);
+        contents::install(&self.tables, &self.moving, snapshot)?;
+        self.syncing.note([(region, index)].into_iter(), 0);
+        self.syncing.sync(|| self.tables.persist())
+    }
+
+    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
+        self.syncing.check()?;
+        self.syncing.forget(region);
+        contents::destroy(&self.tables, &self.moving, region)?;
+        self.syncing.sync(|| self.tables.persist())
+    }
+
+    fn flush(&self) -> Result<(), StateMachineError> {
+        self.syncing.sync(|| self.tables.persist())
+    }
+}
