@@ -174,6 +174,7 @@ impl Creator {
         router: &RegionRouter,
         region: RegionId,
         peer: PeerId,
+        conf_ver: u64,
     ) -> bool {
         if region.get() > MAX_REGION_ID || self.set_aside.lock().contains_key(&region) {
             return false;
@@ -181,7 +182,7 @@ impl Creator {
         if self.health.has_failed() || self.peers.create(region, peer).is_err() {
             return false;
         }
-        let record = RegionRecord::new(RegionDescription::uninitialised(region), peer);
+        let record = RegionRecord::new(RegionDescription::uninitialised(region, conf_ver), peer);
         if self.write_records(std::iter::once(record.clone())).is_err() {
             return false;
         }

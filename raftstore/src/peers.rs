@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_destroyed_peer_never_returns_and_a_later_one_may_come() {
         let peers = Peers::default();
-        let last = Arc::new(RegionDescription::uninitialised(REGION));
+        let last = Arc::new(RegionDescription::uninitialised(REGION, 1));
         assert_eq!(peers.create(REGION, ONE), Ok(()));
         assert_eq!(peers.create(REGION, TWO), Err(Refused::Here(ONE)));
         assert!(peers.bury(ONE, &last));
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn what_a_split_has_promised_is_neither_created_nor_destroyed_by_others() {
         let peers = Peers::default();
-        let last = Arc::new(RegionDescription::uninitialised(REGION));
+        let last = Arc::new(RegionDescription::uninitialised(REGION, 1));
         assert!(peers.promise(REGION, ONE) && peers.promise(REGION, ONE));
         assert!(!peers.promise(REGION, TWO));
         assert_eq!(peers.create(REGION, ONE), Err(Refused::Promised));

@@ -17,7 +17,7 @@ use crate::write_path::send::SendStation;
 use batch_system::{Fsm, SendError};
 use parking_lot::Mutex;
 use raft::eraftpb::{Message, MessageType};
-use region::{Envelope, RegionDescription, RegionId};
+use region::{snapshot_of, Envelope, RegionDescription, RegionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -66,7 +66,9 @@ impl StoreFsm {
                 let (region, peer) = (envelope.region_id, envelope.to.id);
                 let router = outbox.router();
                 if router.mailbox(region.get()).is_none() {
-                    self.creator.create_for_leader(&router, region, peer);
+                    let conf_ver = snapshot_of(&envelope)
+                        .map_or(0, |applied| applied.description.epoch.conf_ver);
+                    self.creator.create_for_leader(&router, region, peer, conf_ver);
                 }
                 if outbox.force_send(region.get(), RegionMessage::Raft(envelope)).is_err() {
                     self.creator.metrics.count_dropped("region_not_found", 1);
@@ -95,8 +97,7 @@ impl StoreFsm {
             return self.forward(envelope, router);
         }
         let ours = envelope.cluster_id == self.creator.region_config.cluster_id
-            && envelope.to.store == self.creator.store_id
-            && envelope.message.from != 0;
+            && envelope.to.store == self.creator.store_id;
         if !ours {
             return self.creator.metrics.count_dropped("wrong_recipient", 1);
         }
@@ -111,6 +112,7 @@ impl StoreFsm {
         }
         let Some(description) = &envelope.description else { return };
         let known = description.id == region
+            && envelope.message.from != 0
             && description.peer(envelope.to.id).is_some_and(|peer| *peer == envelope.to)
             && description.peer(envelope.from.id).is_some();
         if !known {
@@ -119,7 +121,8 @@ impl StoreFsm {
         if self.creator.ranges.overlapping(description).is_some() {
             return self.hold(envelope);
         }
-        if self.creator.create_for_leader(router, region, envelope.to.id) {
+        let conf_ver = description.epoch.conf_ver;
+        if self.creator.create_for_leader(router, region, envelope.to.id, conf_ver) {
             self.forward(envelope, router);
         }
     }
@@ -152,13 +155,13 @@ impl StoreFsm {
     }
 }
 
-/// Somebody asks a destroyed peer for its vote: he may not know that he has left the region, too.
+/// Somebody asks a destroyed peer for its vote, or what the region is: he may not know that he has left it,
+/// too, or who is there now.
 fn tell_of_removal(envelope: &Envelope, last: &Arc<RegionDescription>) -> Option<Box<Envelope>> {
     use MessageType::{MsgRequestPreVote, MsgRequestVote};
-    let asks = matches!(envelope.message.get_msg_type(), MsgRequestVote | MsgRequestPreVote);
-    let stale = last.is_initialised()
-        && last.peer(envelope.from.id).is_none()
-        && envelope.epoch.conf_ver < last.epoch.conf_ver;
+    let asks = envelope.message.from == 0 && envelope.description.is_none()
+        || matches!(envelope.message.get_msg_type(), MsgRequestVote | MsgRequestPreVote);
+    let stale = last.is_initialised() && envelope.epoch.conf_ver < last.epoch.conf_ver;
     (asks && stale).then(|| {
         Box::new(Envelope {
             cluster_id: envelope.cluster_id,

@@ -270,30 +270,56 @@ impl Region {
         }
     }
 
-    /// Whether a message tells that this peer is not in its region any more; it then ends.
-    pub(crate) fn hears_of_removal(&mut self, envelope: &Envelope) -> Result<bool, Rejection> {
+    /// Whether a message is about what the region is, and nothing else. It may tell that this peer is not in
+    /// it any more; then the region ends.
+    pub(crate) fn hears_of_region(&mut self, envelope: &Envelope) -> Result<bool, Rejection> {
         let says_more = envelope.message.from != 0;
-        let Some(told) = &envelope.description else {
-            return match says_more {
-                true => Ok(false),
-                false => Err(Rejection::IdMismatch),
-            };
-        };
         let ours = envelope.cluster_id == self.config.cluster_id
             && envelope.region_id == self.id()
-            && told.id == self.id()
             && envelope.to.store == self.peer.store;
+        let (theirs, own) = (envelope.epoch.conf_ver, self.description.epoch.conf_ver);
+        let Some(told) = envelope.description.as_ref().filter(|told| told.id == self.id()) else {
+            if says_more {
+                return Ok(false);
+            }
+            if ours && theirs < own && self.description.is_initialised() {
+                let notice = self.sender().notice(envelope.from);
+                self.pending.notify(notice);
+            }
+            return Ok(true);
+        };
         // To a later peer of this store: then this one is of the past, too.
         let meant = envelope.to.id >= self.peer.id && (!says_more || envelope.to.id > self.peer.id);
-        let newer = told.epoch.conf_ver > self.description.epoch.conf_ver;
-        if ours && meant && newer && told.peer(self.peer.id).is_none() {
-            self.life.end(Life::Removing(told.clone()));
-            return Ok(true);
+        if !(ours && meant && told.epoch.conf_ver > own) {
+            return Ok(!says_more);
         }
-        match says_more {
-            true => Ok(false),
-            false => Err(Rejection::WrongRecipient),
+        match told.peer(self.peer.id) {
+            None => self.life.end(Life::Removing(told.clone())),
+            // Whoever is there now may know more.
+            Some(_) => {
+                for peer in told.peers.iter().filter(|peer| peer.id != self.peer.id) {
+                    if self.description.peer(peer.id).is_none() {
+                        self.book.meet(*peer);
+                    }
+                }
+            }
         }
+        Ok(!says_more || !self.life.is_live())
+    }
+
+    /// A peer that no leader has spoken to for long asks the others what the region is: it may have been
+    /// removed while it was cut off.
+    pub(crate) fn ask_if_lonely(&mut self) {
+        let every = 2 * self.config.election_ticks;
+        if !self.pending.is_lonely(every) {
+            return;
+        }
+        let mut inquiries = Vec::new();
+        let known = self.description.peers.iter().chain(self.book.strangers());
+        for peer in known.filter(|peer| peer.id != self.peer.id) {
+            inquiries.push(self.sender().inquiry(*peer));
+        }
+        inquiries.into_iter().for_each(|inquiry| self.pending.notify(inquiry));
     }
 
     /// The change whose write is durable goes out. Says whether there is one.

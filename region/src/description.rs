@@ -253,13 +253,14 @@ impl RegionDescription {
         Ok(())
     }
 
-    /// Of a peer that was told of the region, and has nothing of it yet: no peers, epoch 0.
-    pub fn uninitialised(id: RegionId) -> Self {
+    /// Of a peer that was told of the region, and has nothing of it yet: no peers, version 0. With
+    /// `conf_ver` it was among the peers; so who knows less is not to be believed about it.
+    pub fn uninitialised(id: RegionId, conf_ver: u64) -> Self {
         Self {
             id,
             start_key: Bytes::new(),
             end_key: Bytes::new(),
-            epoch: RegionEpoch::default(),
+            epoch: RegionEpoch { conf_ver, version: 0 },
             peers: Vec::new(),
             joint: false,
         }
@@ -446,7 +447,10 @@ impl RegionRecord {
         let message: proto::RegionRecord = parse(Self::RECORD, bytes)?;
         let described = message.get_description();
         let description = match described.peers.is_empty() && described.id != 0 {
-            true => RegionDescription::uninitialised(RegionId::new(described.id)),
+            true => {
+                let conf_ver = described.get_epoch().conf_ver;
+                RegionDescription::uninitialised(RegionId::new(described.id), conf_ver)
+            }
             false => RegionDescription::from_proto(described)?,
         };
         let peer_id = PeerId::new(message.peer_id);
@@ -587,7 +591,7 @@ pub(crate) mod tests {
         record.origin = Some(Origin { parent: RegionId::new(8), index: Index::new(44) });
         record.installing = Some(TruncatedState { index: Index::new(9), term: Term::new(7) });
         assert_eq!(RegionRecord::decode(&record.encode()).unwrap(), record);
-        let nothing = RegionDescription::uninitialised(RegionId::new(9));
+        let nothing = RegionDescription::uninitialised(RegionId::new(9), 4);
         let record = RegionRecord::new(nothing, PeerId::new(2));
         assert_eq!(RegionRecord::decode(&record.encode()).unwrap(), record);
         let truncated = TruncatedState { index: Index::new(6), term: Term::new(6) };

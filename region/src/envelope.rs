@@ -32,8 +32,8 @@ pub struct Envelope {
     pub to: Peer,
     /// Epoch of the sender.
     pub epoch: RegionEpoch,
-    /// What raft-rs has to say. A message without a sender says nothing: the envelope then carries a
-    /// description alone, for a peer that is not in it any more.
+    /// What raft-rs has to say. A message without a sender says nothing: then the envelope tells what the
+    /// region is, by its description; or without one, it asks.
     pub message: eraftpb::Message,
     /// The sender's region, where the receiver may not know it yet, or know less of it.
     pub description: Option<Arc<RegionDescription>>,

@@ -193,6 +193,8 @@ pub(crate) fn is_stale_candidate(view: &View<'_>, envelope: &Envelope) -> bool {
     let asks = matches!(envelope.message.get_msg_type(), MsgRequestVote | MsgRequestPreVote);
     asks && view.description.is_initialised()
         && view.description.peer(envelope.from.id).is_none()
+        && envelope.cluster_id == view.config.cluster_id
+        && envelope.region_id == view.description.id
         && envelope.epoch.conf_ver < view.description.epoch.conf_ver
 }
 
@@ -211,7 +213,8 @@ fn check_addresses(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejection
         Some(peer) => peer.store == from.store,
         // It may have been added since: who knows less must listen to who knows more.
         None => {
-            let newer = envelope.epoch.conf_ver > view.description.epoch.conf_ver;
+            let (theirs, own) = (envelope.epoch.conf_ver, view.description.epoch.conf_ver);
+            let newer = theirs > own || theirs == own && !view.description.is_initialised();
             newer && from.id.get() != 0 && from.store.get() != 0
         }
     };

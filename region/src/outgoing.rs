@@ -48,6 +48,11 @@ impl Sender<'_> {
         envelope
     }
 
+    /// An envelope that asks what the region is.
+    pub(crate) fn inquiry(&self, to: Peer) -> Box<Envelope> {
+        self.envelope(to, Message::default())
+    }
+
     /// Whether the receiver may not have the region yet, or not as it is.
     fn must_describe(&self, message: &Message) -> bool {
         match message.get_msg_type() {

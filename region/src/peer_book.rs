@@ -27,6 +27,11 @@ impl PeerBook {
         self.strangers.push(peer);
     }
 
+    /// All that are not in the description.
+    pub(crate) fn strangers(&self) -> &[Peer] {
+        &self.strangers
+    }
+
     /// Where a peer lives that is not in the description.
     pub(crate) fn stranger(&self, id: PeerId) -> Option<Peer> {
         self.strangers.iter().find(|known| known.id == id).copied()

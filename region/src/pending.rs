@@ -41,6 +41,8 @@ pub(crate) struct Pending {
     pub(crate) transfer: Option<Box<Transfer>>,
     /// The leader's request to take over, and for how many more ticks it stands.
     take_over: Option<Box<(Message, usize)>>,
+    /// Ticks without a word of a leader.
+    lonely_ticks: u32,
     /// To be sent with the next `collect`.
     pub(crate) notices: Vec<Box<Envelope>>,
     /// Ticks until votes may be given: see `guard`.
@@ -145,7 +147,18 @@ impl Pending {
         self.take_over.is_some()
     }
 
-    pub(crate) fn tick(&mut self) {
+    /// A leader has spoken.
+    pub(crate) fn hears_leader(&mut self) {
+        self.lonely_ticks = 0;
+    }
+
+    /// Whether it is time to ask others, which it is after every so many ticks.
+    pub(crate) fn is_lonely(&self, every: usize) -> bool {
+        self.lonely_ticks > 0 && (self.lonely_ticks as usize).is_multiple_of(every)
+    }
+
+    pub(crate) fn tick(&mut self, leading: bool) {
+        self.lonely_ticks = if leading { 0 } else { self.lonely_ticks.saturating_add(1) };
         self.no_vote_ticks = self.no_vote_ticks.saturating_sub(1);
         if let Some(transfer) = &mut self.transfer {
             transfer.ticks += 1;

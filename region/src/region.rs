@@ -132,7 +132,7 @@ impl Region {
     /// Says why the message was dropped. Dropping it is safe.
     pub fn step(&mut self, envelope: Box<Envelope>) -> Result<(), Rejection> {
         self.life.check()?;
-        if self.hears_of_removal(&envelope)? {
+        if self.hears_of_region(&envelope)? {
             return Ok(());
         }
         if let Err(rejection) = guard::check(&self.view(), &envelope) {
@@ -152,6 +152,9 @@ impl Region {
         if msg_type == MessageType::MsgTimeoutNow && self.campaign_must_wait() {
             self.pending.take_over_later(message);
             return Ok(());
+        }
+        if message.term >= self.raw.raft.term && is_leaders(msg_type) {
+            self.pending.hears_leader();
         }
         let rejected = message.reject && msg_type == MessageType::MsgAppendResponse;
         // The only error is "no such peer": of a response to somebody who was removed.
@@ -220,7 +223,8 @@ impl Region {
         }
         let leading = self.is_leader();
         self.proposals.tick(leading, self.config.unknown_after_ticks, &mut effects.answers);
-        self.pending.tick();
+        self.pending.tick(leading);
+        self.ask_if_lonely();
         let raft = &self.raw.raft;
         let may_campaign = !leading
             && raft.promotable()
@@ -409,6 +413,12 @@ impl Region {
         self.proposals.shrink();
         self.trim();
     }
+}
+
+/// Whether only a leader sends it.
+fn is_leaders(msg_type: MessageType) -> bool {
+    use MessageType::{MsgAppend, MsgHeartbeat, MsgSnapshot};
+    matches!(msg_type, MsgAppend | MsgHeartbeat | MsgSnapshot)
 }
 
 /// The parts at work.

@@ -223,7 +223,7 @@ impl Script {
         let cluster = self.cluster();
         match name {
             "spare" => {
-                let nothing = RegionDescription::uninitialised(REGION);
+                let nothing = RegionDescription::uninitialised(REGION, 0);
                 cluster.create(id, &RegionRecord::new(nothing, PeerId::new(id)));
             }
             "transfer" => {

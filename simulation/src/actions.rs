@@ -4,6 +4,7 @@
 use crate::check::Kind;
 use crate::clients::{FIRST_BURST_KEY, NOBODY};
 use crate::faults::FaultKind;
+use crate::moves;
 use crate::plan::Action;
 use crate::trace::Event;
 use crate::world::World;
@@ -49,6 +50,9 @@ pub(crate) fn begin(world: &mut World, action: &Action) {
             }
             world.arrange(*store);
         }
+        Action::ChangePeers { region, choice } => moves::change_peers(world, *region, *choice),
+        Action::Split { region, choice } => moves::split(world, *region, *choice),
+        Action::Transfer { region, choice } => moves::transfer(world, *region, *choice),
         Action::ExpectService { within_us } => world.expect_service(*within_us),
     }
 }
@@ -237,11 +241,12 @@ pub(crate) fn repair(world: &mut World, store: u64) {
 /// More proposals at once than a mailbox holds.
 fn burst(world: &mut World, store: u64, region: u64, count: u64) {
     let now_us = world.agenda.now_us();
+    let table = world.table_of(region);
     for number in 0..count {
         let value = world.clients.records().len() as u64;
         let key = FIRST_BURST_KEY + number % 8;
         let operation =
-            world.clients.record(now_us, NOBODY, (region, store), key, Kind::Write(value));
+            world.clients.record(now_us, NOBODY, (table, region, store), key, Kind::Write(value));
         let process = &world.processes[store as usize - 1];
         world.clients.propose(operation, process.running.as_ref());
     }

@@ -1,11 +1,13 @@
 //! Clients: each has one operation under way, finds leaders, gives up, goes on.
 
 use crate::check::{ClientId, Kind, Ledger, Moment, OperationId, Outcome, Register};
+use crate::directory::Directory;
 use crate::faults::{FaultKind, Fired};
 use crate::life::Life;
+use crate::machine::table_key;
 use crate::operation::{decode_output, Operation};
 use crate::plan::{ClusterPlan, LoadPlan};
-use crate::process::{Running, MAX_PROPOSAL_BYTES};
+use crate::process::{describe, Running, MAX_PROPOSAL_BYTES};
 use crate::random::Random;
 use parking_lot::Mutex;
 use raftstore::{Answer, ProposeError, RegionEpoch, RegionId, Write};
@@ -25,6 +27,8 @@ pub(crate) const NOBODY: u64 = u64::MAX;
 pub(crate) struct Record {
     /// Who asked.
     pub client: u64,
+    /// Which table: the region that its register belonged to at first.
+    pub table: u64,
     /// Which region.
     pub region: u64,
     /// Which store.
@@ -75,8 +79,8 @@ pub(crate) struct Clients {
     clients: Vec<Client>,
     records: Vec<Record>,
     inbox: Inbox,
-    /// The store that is believed to lead each region, from region 1 on.
-    leaders: Vec<u64>,
+    /// The regions.
+    pub directory: Directory,
     /// Counts proposals and answers: the order in which clients see the world.
     moments: u64,
     /// What has struck.
@@ -93,7 +97,7 @@ impl Clients {
             clients: (0..load.clients).map(client).collect(),
             records: Vec::new(),
             inbox: Arc::default(),
-            leaders: (1..=cluster.regions).map(|region| cluster.stores_of(region)[0]).collect(),
+            directory: Directory::new((1..=cluster.regions).map(|id| describe(cluster, id))),
             moments: 0,
             random,
             fired: Fired::default(),
@@ -112,7 +116,7 @@ impl Clients {
 
     /// The store that a region's next operation goes to.
     pub(crate) fn leader(&self, region: u64) -> u64 {
-        self.leaders[region as usize - 1]
+        self.directory.get(region).leader
     }
 
     /// A time to think.
@@ -136,11 +140,11 @@ impl Clients {
             self.try_another(self.records[operation as usize].region);
         }
         let random = &mut self.random;
-        let (region, key, kind) = match read_back {
-            Some((region, key)) => (region, key, Kind::Read),
+        let (table, key, kind) = match read_back {
+            Some((table, key)) => (table, key, Kind::Read),
             None => {
                 let hot = random.chance(self.load.hot_pm);
-                let region = if hot { 1 } else { 1 + random.below(self.cluster.regions) };
+                let table = if hot { 1 } else { 1 + random.below(self.cluster.regions) };
                 let key = random.below(self.load.keys);
                 // Every value is written once only: a read tells which write it saw.
                 let value = self.records.len() as u64;
@@ -148,44 +152,47 @@ impl Clients {
                 let kind = if draw < self.load.read_pm {
                     Kind::Read
                 } else if draw < self.load.read_pm + self.load.compare_pm {
-                    let expected = self.guess(region, key);
+                    let expected = self.guess(table, key);
                     Kind::CompareAndSet { expected, new: value }
                 } else {
                     Kind::Write(value)
                 };
-                (region, key, kind)
+                (table, key, kind)
             }
         };
-        let number = self.record(now_us, client, (region, self.leader(region)), key, kind);
+        let region = self.directory.holder(&table_key(table, key));
+        let to = (table, region, self.leader(region));
+        let number = self.record(now_us, client, to, key, kind);
         self.clients[client as usize].operation = Some(number);
         number
     }
 
     /// What a register may hold: what the last answer about it has said.
-    fn guess(&self, region: u64, key: u64) -> Option<u64> {
+    fn guess(&self, table: u64, key: u64) -> Option<u64> {
         let recent = self.records.iter().rev().take(64);
         let mut about =
-            recent.filter(|record| record.region == region && record.operation.key == key);
+            recent.filter(|record| record.table == table && record.operation.key == key);
         about.find_map(|record| match record.outcome {
             Outcome::Done { output, .. } => Some(record.operation.kind.after(output)),
             _ => None,
         })?
     }
 
-    /// Notes an operation that is about to be proposed, to a region and a store.
+    /// Notes an operation that is about to be proposed: of a table, to a region and a store.
     pub(crate) fn record(
         &mut self,
         now_us: u64,
         client: u64,
-        to: (u64, u64),
+        to: (u64, u64, u64),
         key: u64,
         kind: Kind,
     ) -> u64 {
-        let (region, store) = to;
+        let (table, region, store) = to;
         let number = self.records.len() as u64;
         let at = self.moment(now_us);
         self.records.push(Record {
             client,
+            table,
             region,
             store,
             operation: Operation { id: number, key, kind },
@@ -213,10 +220,14 @@ impl Clients {
             self.records[number as usize].doomed = Some("too large");
         }
         let mut write = Write::new(encoded);
+        if record.client != NOBODY && self.cluster.regions_move {
+            let key = table_key(record.table, record.operation.key);
+            write = write.at_epoch(self.directory.epoch(record.region, &key));
+        }
         if record.client != NOBODY && self.random.chance(self.load.wrong_epoch_pm) {
             self.fired.note(FaultKind::WrongEpoch);
             self.records[number as usize].doomed = Some("of a wrong epoch");
-            write = write.at_epoch(RegionEpoch { conf_ver: 1, version: 2 });
+            write = write.at_epoch(RegionEpoch { conf_ver: 1, version: 1 << 40 });
         }
         let (inbox, life) = (self.inbox.clone(), running.life.clone());
         let held = running.callbacks.clone();
@@ -233,17 +244,17 @@ impl Clients {
         Moment { sequence: self.moments, time_us }
     }
 
-    /// The operations of all clients, as the checkers take them.
-    pub(crate) fn history(&self) -> Vec<crate::check::Operation> {
+    /// The operations of all clients, as the checkers take them, each with the region that it went to.
+    pub(crate) fn history(&self) -> Vec<(u64, crate::check::Operation)> {
         let operation = |record: &Record| crate::check::Operation {
             id: OperationId(record.operation.id),
             client: ClientId(record.client),
-            register: Register { region: record.region, key: record.operation.key },
+            register: Register { region: record.table, key: record.operation.key },
             kind: record.operation.kind,
             invoked_at: record.at,
             outcome: record.outcome,
         };
-        self.records.iter().map(operation).collect()
+        self.records.iter().map(|record| (record.region, operation(record))).collect()
     }
 
     fn ballast(&mut self) -> usize {
@@ -306,7 +317,7 @@ impl Clients {
         client.turn += 1;
         let writes = !matches!(record.operation.kind, Kind::Read);
         client.written =
-            (writes && error.is_empty()).then_some((record.region, record.operation.key));
+            (writes && error.is_empty()).then_some((record.table, record.operation.key));
     }
 
     /// Whether a client has nothing under way.
@@ -317,7 +328,7 @@ impl Clients {
     fn learn(&mut self, region: u64, store: u64, error: &ProposeError) {
         match error {
             ProposeError::NotLeader { leader: Some(peer), .. } if peer.store.get() != store => {
-                self.leaders[region as usize - 1] = peer.store.get();
+                self.directory.set_leader(region, peer.store.get());
             }
             ProposeError::Busy { reason: "the mailbox is full", .. } => {
                 self.fired.note(FaultKind::MailboxOverflow);
@@ -330,8 +341,9 @@ impl Clients {
 
     /// A region's next operation goes to some store that holds it.
     pub(crate) fn try_another(&mut self, region: u64) {
-        let stores = self.cluster.stores_of(region);
-        self.leaders[region as usize - 1] = *self.random.pick(&stores);
+        let stores = self.directory.stores_of(region);
+        let store = *self.random.pick(&stores);
+        self.directory.set_leader(region, store);
     }
 
     /// An operation that a store has taken and not answered.

@@ -35,11 +35,16 @@ pub enum FaultKind {
     MailboxOverflow,
     BigValue,
     WrongEpoch,
+    PeersChanged,
+    RegionSplit,
+    LeaderMoved,
+    SnapshotInstalled,
+    PeerDestroyed,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 26] = [
+    pub const ALL: [FaultKind; 31] = [
         FaultKind::MessageDropped,
         FaultKind::MessageDuplicated,
         FaultKind::MessageReordered,
@@ -66,6 +71,11 @@ impl FaultKind {
         FaultKind::MailboxOverflow,
         FaultKind::BigValue,
         FaultKind::WrongEpoch,
+        FaultKind::PeersChanged,
+        FaultKind::RegionSplit,
+        FaultKind::LeaderMoved,
+        FaultKind::SnapshotInstalled,
+        FaultKind::PeerDestroyed,
     ];
 
     /// What it is, and when it counts.
@@ -99,6 +109,11 @@ impl FaultKind {
             FaultKind::MailboxOverflow => "a full mailbox refused a proposal",
             FaultKind::BigValue => "a proposal of many kilobytes, or one that is too large",
             FaultKind::WrongEpoch => "a proposal with an epoch that is not the region's",
+            FaultKind::PeersChanged => "a region got other peers, as it was asked to",
+            FaultKind::RegionSplit => "a region was split, as it was asked to",
+            FaultKind::LeaderMoved => "a leader handed over, as it was asked to",
+            FaultKind::SnapshotInstalled => "a state machine was replaced by a snapshot",
+            FaultKind::PeerDestroyed => "a peer that had left its region was destroyed",
         }
     }
 }

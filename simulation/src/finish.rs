@@ -1,13 +1,15 @@
 //! The end of a run: faults stop, the cluster heals, and everything must be well.
 
 use crate::check::{
-    by_register, check_log, check_register, LogEntry, Operation, OperationId, Outcome, Verdict,
-    Violation,
+    by_register, check_log, check_register, Ledger, LogEntry, Operation, OperationId, Outcome,
+    Register, Verdict, Violation,
 };
 use crate::clients::PROBE_KEY;
+use crate::machine::holds;
 use crate::plan::Action;
 use crate::world::World;
 use raftstore::{Index, RegionId, RegionStatus};
+use std::collections::BTreeMap;
 
 /// Logs that are allowed more entries are not filled up to see them cut.
 const MOST_ENTRIES: u64 = 100;
@@ -38,7 +40,7 @@ impl World {
             return self.violation_or("logs are cut", "a log is longer than twice its limit");
         }
         for _ in 0..LAST_BURSTS {
-            for region in 1..=self.plan.cluster.regions {
+            for region in self.clients.directory.ids() {
                 let store = self.clients.leader(region);
                 self.act(&Action::Burst { store, region, count: 3 });
             }
@@ -57,20 +59,22 @@ impl World {
     fn judge(&mut self) {
         let history = self.clients.history();
         let mut ledger = self.around.ledger.lock();
-        for region in 1..=self.plan.cluster.regions {
-            let of_region = history.iter().filter(|operation| operation.register.region == region);
-            let operations: Vec<Operation> = of_region.copied().collect();
+        for region in self.clients.directory.ids() {
+            let of_region = history.iter().filter(|(at, _)| *at == region);
+            let operations: Vec<Operation> = of_region.map(|(_, operation)| *operation).collect();
+            let begun_with = contents_at_birth(&ledger, &history, region);
             let entry = |(index, applied): (u64, crate::check::Applied)| LogEntry {
                 index,
                 term: applied.term,
                 operation: OperationId(applied.operation),
             };
             let log: Vec<LogEntry> = ledger.applied(region).map(entry).collect();
-            match check_log(&operations, &log) {
+            match check_log(&operations, begun_with, &log) {
                 Ok(witnessed) => self.checked.witnessed += witnessed.answered as u64,
                 Err(error) => ledger.violate("linearizable by its log", error.to_string()),
             }
         }
+        let history: Vec<Operation> = history.into_iter().map(|(_, operation)| operation).collect();
         for (register, operations) in by_register(&history) {
             if register.key >= PROBE_KEY {
                 continue;
@@ -130,11 +134,14 @@ impl World {
         self.violation().or_else(|| Some(Violation { rule, text: text.to_owned() }))
     }
 
+    /// Also: whoever has left a region has nothing of it any more.
     fn replicas_are_equal(&mut self) -> bool {
-        (1..=self.plan.cluster.regions).all(|region| {
-            let stores = self.plan.cluster.stores_of(region);
+        self.clients.directory.ids().into_iter().all(|region| {
+            let stores = self.clients.directory.stores_of(region);
             let first = self.contents(stores[0], region);
-            stores[1..].iter().all(|store| self.contents(*store, region) == first)
+            let mut others = (1..=self.plan.cluster.stores).filter(|id| !stores.contains(id));
+            let gone = others.all(|store| self.contents(store, region).1 == Index::default());
+            gone && stores[1..].iter().all(|store| self.contents(*store, region) == first)
         })
     }
 
@@ -144,16 +151,16 @@ impl World {
     }
 
     fn describe_replicas(&self) -> String {
-        let regions = 1..=self.plan.cluster.regions;
-        let lines = regions.flat_map(|region| {
-            let stores = self.plan.cluster.stores_of(region);
-            stores.into_iter().map(move |store| (region, store))
-        });
-        let lines = lines.map(|(region, store)| {
-            let (registers, applied) = self.contents(store, region);
-            format!("region {region} on store {store}: applied {applied}, {registers:?}")
-        });
-        lines.collect::<Vec<_>>().join("\n")
+        let mut text = String::new();
+        for region in self.clients.directory.ids() {
+            let known = &self.clients.directory.get(region).description;
+            text += &format!("region {region}: epoch {:?}, peers {:?}\n", known.epoch, known.peers);
+            for store in 1..=self.plan.cluster.stores {
+                let (registers, applied) = self.contents(store, region);
+                text += &format!("  store {store}: applied {applied}, {registers:?}\n");
+            }
+        }
+        text
     }
 
     /// Whether every operation that a living store has taken is answered.
@@ -177,7 +184,7 @@ impl World {
             if self.logs_are_short() {
                 return true;
             }
-            for region in 1..=self.plan.cluster.regions {
+            for region in self.clients.directory.ids() {
                 let store = self.clients.leader(region);
                 self.act(&Action::Burst { store, region, count });
             }
@@ -202,8 +209,8 @@ impl World {
     /// How all regions stand on all stores.
     fn statuses(&mut self) -> Vec<(u64, RegionStatus)> {
         let mut statuses = Vec::new();
-        for region in 1..=self.plan.cluster.regions {
-            for store in self.plan.cluster.stores_of(region) {
+        for region in self.clients.directory.ids() {
+            for store in self.clients.directory.stores_of(region) {
                 if let Some(running) = &mut self.process(store).running {
                     let status = running.store.region_status(RegionId::new(region));
                     statuses.extend(status.map(|status| (store, status)));
@@ -223,8 +230,8 @@ impl World {
 
     fn logs_are_short(&mut self) -> bool {
         let limit = 2 * self.plan.cluster.compact_after_entries;
-        (1..=self.plan.cluster.regions).all(|region| {
-            let mut stores = self.plan.cluster.stores_of(region).into_iter();
+        self.clients.directory.ids().into_iter().all(|region| {
+            let mut stores = self.clients.directory.stores_of(region).into_iter();
             stores.all(|store| {
                 let applied = self.contents(store, region).1.get();
                 let disk = self.process(store).device.disk.lock();
@@ -254,6 +261,28 @@ impl World {
             |record: &&crate::clients::Record| matches!(record.outcome, Outcome::Done { .. });
         self.clients.records().iter().filter(done).count() as u64
     }
+}
+
+/// What a region that was split off began with: what its parent's log had made of its registers.
+fn contents_at_birth(
+    ledger: &Ledger,
+    history: &[(u64, Operation)],
+    region: u64,
+) -> Vec<(Register, u64)> {
+    let Some(birth) = ledger.birth(region) else { return Vec::new() };
+    let begun_with = contents_at_birth(ledger, history, birth.parent);
+    let mut values: BTreeMap<Register, u64> = begun_with.into_iter().collect();
+    let before = ledger.applied(birth.parent).filter(|(index, _)| *index < birth.index);
+    for (_, applied) in before {
+        // Operations are numbered by their place.
+        let (_, operation) = history[applied.operation as usize];
+        let held = values.get(&operation.register).copied();
+        if let Some(value) = operation.kind.after(held) {
+            values.insert(operation.register, value);
+        }
+    }
+    let own = |(register, _): &(Register, u64)| holds(&birth.description, register.key);
+    values.into_iter().filter(own).collect()
 }
 
 /// Within this time after all faults have stopped every region is served, with this election timeout.

@@ -103,9 +103,19 @@ fn applied_index(region: &RegionState) -> Index {
 
 /// The key of a register, as ranges of regions know it: the number of the table that all registers of a
 /// region belong to, and the register's own.
+pub(crate) fn table_key(table: u64, key: u64) -> Vec<u8> {
+    [table.to_be_bytes(), key.to_be_bytes()].concat()
+}
+
+/// The same for a register that belongs to a region.
 pub(crate) fn register_key(range: &RegionDescription, key: u64) -> Vec<u8> {
     let table = range.start_key.get(..8).unwrap_or_default();
     [table, &key.to_be_bytes()].concat()
+}
+
+/// Whether a region's range holds a register of its table.
+pub(crate) fn holds(range: &RegionDescription, key: u64) -> bool {
+    range.contains(&register_key(range, key))
 }
 
 fn set(registers: &mut BTreeMap<u64, u64>, key: u64, register: Option<u64>) {
@@ -187,20 +197,39 @@ impl SimMachine {
         let noted = Applied { term, operation: operation.id, output };
         let first = self.ledger.lock().applies(self.store, region.get(), index, noted);
         if first {
-            let peers = applied.description.peers.iter();
-            let voters = peers.filter(|peer| peer.role == PeerRole::Voter);
-            let voters: Vec<u64> = voters.map(|peer| peer.store.get()).collect();
-            let durable = self.durable_on(&voters, region, index, term);
-            if durable * 2 <= voters.len() {
+            // A batch may hold a change of peers; what was before it was decided by those before.
+            let before = state.applied.iter().map(|applied| &applied.description);
+            let mut deciders = before.chain(std::iter::once(&applied.description));
+            if !deciders.any(|peers| self.is_decided(peers, region, index, term)) {
                 let text = format!(
                     "region {region}: store {} applies index {index} of term {term}, which is \
-                     durable on {durable} of {} voters",
-                    self.store,
-                    voters.len()
+                     durable on no majority of {:?}",
+                    self.store, applied.description.peers
                 );
                 self.ledger.lock().violate("applied is durable on a quorum", text);
             }
         }
+    }
+
+    /// Whether an entry is durable on a majority of the voters; of both kinds while they change.
+    fn is_decided(
+        &self,
+        peers: &RegionDescription,
+        region: RegionId,
+        index: u64,
+        term: u64,
+    ) -> bool {
+        let majority = |counts: fn(PeerRole) -> bool| {
+            let voters = peers.peers.iter().filter(|peer| counts(peer.role));
+            let voters: Vec<u64> = voters.map(|peer| peer.store.get()).collect();
+            self.durable_on(&voters, region, index, term) * 2 > voters.len()
+        };
+        let was = |role: PeerRole| role.is_voter() && role != PeerRole::IncomingVoter;
+        majority(PeerRole::stays_voter) && (!peers.joint || majority(was))
+    }
+
+    fn note(&self, kind: FaultKind) {
+        self.devices[self.store as usize - 1].troubles.lock().fired.note(kind);
     }
 
     /// The process calls its state machine, and may die of it.
@@ -248,7 +277,7 @@ impl StateMachine for SimMachine {
         let mut children = Vec::new();
         for applied in &split.children {
             let range = &applied.description;
-            let is_childs = |key: &u64| range.contains(&register_key(range, *key));
+            let is_childs = |key: &u64| holds(range, *key);
             let moved: Vec<u64> = parent.registers.keys().copied().filter(is_childs).collect();
             let mut child = RegionState { applied: Some(applied.clone()), ..Default::default() };
             for key in moved {
@@ -261,6 +290,10 @@ impl StateMachine for SimMachine {
         }
         parent.applied = Some(split.parent.clone());
         parent.undo.push(undo);
+        let (parent, index) = (split.parent.description.id.get(), split.parent.index.get());
+        for applied in &split.children {
+            self.ledger.lock().begins(parent, index, &applied.description);
+        }
         for (id, child) in children {
             if state.regions.insert(id, child).is_some_and(|child| child.applied.is_some()) {
                 let text = format!("region {id}: store {} has it when it is split off", self.store);
@@ -302,13 +335,18 @@ impl StateMachine for SimMachine {
         let mut state = self.state.lock();
         let region = state.regions.entry(id).or_default();
         region.applied = Some(snapshot.applied().clone());
-        region.flushed = applied_index(region);
+        // What is durable is so in order: a split that this region began with is durable, too.
+        region.undo.push(Undo::default());
+        state.flush();
+        self.note(FaultKind::SnapshotInstalled);
         Ok(())
     }
 
     fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
         self.call()?;
-        self.state.lock().regions.remove(&region);
+        if self.state.lock().regions.remove(&region).is_some() {
+            self.note(FaultKind::PeerDestroyed);
+        }
         Ok(())
     }
 

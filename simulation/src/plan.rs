@@ -65,6 +65,9 @@ pub struct ClusterPlan {
     pub mailbox_capacity: usize,
     /// A log is cut beyond so many entries.
     pub compact_after_entries: u64,
+    /// Whether regions are split and get other peers; then clients look up where their keys are.
+    #[serde(default)]
+    pub regions_move: bool,
     /// Stores whose first start is cut short at this call to a seam.
     pub crash_at_bootstrap: Option<(u64, u64)>,
 }
@@ -186,6 +189,12 @@ pub enum Action {
     Burst { store: u64, region: u64, count: u64 },
     /// A peer stands for election.
     Campaign { store: u64, region: u64 },
+    /// A region gets other peers: which region, and which ones, follows from the numbers.
+    ChangePeers { region: u64, choice: u64 },
+    /// A region is split.
+    Split { region: u64, choice: u64 },
+    /// A region's leader hands over.
+    Transfer { region: u64, choice: u64 },
     /// Every region must answer a write within this time, whatever else is going on.
     ExpectService { within_us: u64 },
 }
@@ -244,9 +253,12 @@ impl Action {
             | Action::FullPipe { from, to, .. } => vec![*from, *to],
             Action::CutBetween { one, other, .. } => vec![*one, *other],
             Action::Partition { side, .. } => side.clone(),
-            Action::Lose { .. } | Action::Replay { .. } | Action::ExpectService { .. } => {
-                Vec::new()
-            }
+            Action::Lose { .. }
+            | Action::Replay { .. }
+            | Action::ChangePeers { .. }
+            | Action::Split { .. }
+            | Action::Transfer { .. }
+            | Action::ExpectService { .. } => Vec::new(),
         }
     }
 }

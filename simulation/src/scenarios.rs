@@ -84,6 +84,15 @@ const DISKS: &[FaultKind] = &[
     FaultKind::FlippedBit,
 ];
 
+/// Regions that are split, get other peers and other leaders; and what comes of it.
+const MOVES: &[FaultKind] = &[
+    FaultKind::PeersChanged,
+    FaultKind::RegionSplit,
+    FaultKind::LeaderMoved,
+    FaultKind::SnapshotInstalled,
+    FaultKind::PeerDestroyed,
+];
+
 const CLOCKS: &[FaultKind] = &[FaultKind::Pause, FaultKind::ClockJump, FaultKind::ClockDrift];
 
 const LOADS: &[FaultKind] =
@@ -168,6 +177,20 @@ pub const SCENARIOS: &[Scenario] = &[
         promises: &[FaultKind::PartitionSymmetric],
         build: minority,
     },
+    Scenario {
+        name: "moves",
+        about: "regions are split, get other peers and other leaders, all the time",
+        share: 10,
+        promises: MOVES,
+        build: |_, random| moves(random, &[MOVES, CUTS]),
+    },
+    Scenario {
+        name: "moves-and-crashes",
+        about: "the same, while stores end and start",
+        share: 10,
+        promises: MOVES,
+        build: |_, random| moves(random, &[MOVES, CRASHES]),
+    },
     matrix("matrix", "five stores without faults", 2, |_, random| switches(random, "")),
     matrix("matrix-u", "10 % of messages lost", 2, |_, random| switches(random, "u")),
     matrix("matrix-p", "a new cut every 0.5 to 0.7 s", 2, |_, random| switches(random, "p")),
@@ -180,6 +203,18 @@ pub const SCENARIOS: &[Scenario] = &[
     matrix("matrix-cL", "restarts, short logs", 2, |_, random| switches(random, "cL")),
     matrix("matrix-ucL", "both, short logs", 2, |_, random| switches(random, "ucL")),
     matrix("matrix-ucpL", "all three, short logs", 2, |_, random| switches(random, "ucpL")),
+    matrix("matrix-cf", "restarts, other peers", 2, |_, random| switches(random, "cf")),
+    matrix("matrix-uf", "lost messages, other peers", 2, |_, random| switches(random, "uf")),
+    matrix("matrix-ucf", "both, other peers", 2, |_, random| switches(random, "ucf")),
+    matrix("matrix-ucLf", "the same, short logs", 2, |_, random| switches(random, "ucLf")),
+    matrix("matrix-ucpLf", "and cuts", 2, |_, random| switches(random, "ucpLf")),
+    matrix("matrix-cs", "restarts, splits", 2, |_, random| switches(random, "cs")),
+    matrix("matrix-us", "lost messages, splits", 2, |_, random| switches(random, "us")),
+    matrix("matrix-ucs", "both, splits", 2, |_, random| switches(random, "ucs")),
+    matrix("matrix-ucLfs", "other peers, splits, short logs", 2, |_, random| {
+        switches(random, "ucLfs")
+    }),
+    matrix("matrix-ucpLfs", "everything", 2, |_, random| switches(random, "ucpLfs")),
 ];
 
 const fn matrix(
@@ -207,6 +242,7 @@ fn cluster(random: &mut Random, stores: u64) -> ClusterPlan {
         message_budget: *random.pick(&[1, 8, 256]),
         mailbox_capacity: *random.pick(&[32, 256, 4096]),
         compact_after_entries: *random.pick(&[10, 100, 1000]),
+        regions_move: false,
         crash_at_bootstrap: None,
     }
 }
@@ -253,6 +289,26 @@ fn themed(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
     let (cluster, load) = (cluster(random, stores), load(random));
     let mut plan = calm(cluster, load);
     trouble(&mut plan, random, &themes.concat());
+    plan
+}
+
+/// Regions that move a lot, some of them twice at the same time.
+fn moves(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
+    let stores = *random.pick(&[3, 4, 5, 5]);
+    let (mut cluster, mut load) = (cluster(random, stores), load(random));
+    cluster.regions = random.within(1..4);
+    cluster.compact_after_entries = *random.pick(&[10, 100]);
+    load.keys = random.within(2..8);
+    let mut plan = calm(cluster, load);
+    trouble(&mut plan, random, &themes.concat());
+    let mut at_us = SECOND;
+    while at_us < plan.duration_us {
+        let kind = *random.pick(&MOVES[..3]);
+        if let Some(action) = action(kind, &plan.cluster, random) {
+            act(&mut plan, at_us, action);
+        }
+        at_us += random.within(10..3_000) * MS;
+    }
     plan
 }
 
@@ -356,8 +412,29 @@ fn switches(random: &mut Random, on: &str) -> Plan {
         }
         at_us += random.within(2..6) * SECOND;
     }
+    let mut at_us = 2 * SECOND;
+    while on.contains('f') && at_us < DURATION_US {
+        act(&mut plan, at_us, any_move(FaultKind::PeersChanged, random));
+        at_us += random.within(0..200) * MS;
+    }
+    let mut at_us = 2 * SECOND;
+    while on.contains('s') && at_us < DURATION_US {
+        act(&mut plan, at_us, any_move(FaultKind::RegionSplit, random));
+        at_us += random.within(300..6_000) * MS;
+    }
+    plan.cluster.regions_move = on.contains('f') || on.contains('s');
     flush_now_and_then(&mut plan, random);
     plan
+}
+
+/// A move of any region.
+fn any_move(kind: FaultKind, random: &mut Random) -> Action {
+    let (region, choice) = (random.below(1 << 20), random.number());
+    match kind {
+        FaultKind::PeersChanged => Action::ChangePeers { region, choice },
+        FaultKind::RegionSplit => Action::Split { region, choice },
+        _ => Action::Transfer { region, choice },
+    }
 }
 
 fn act(plan: &mut Plan, at_us: u64, action: Action) {
@@ -389,6 +466,7 @@ fn trouble(plan: &mut Plan, random: &mut Random, kinds: &[FaultKind]) {
         encodes: random.chance(500),
     };
     flush_now_and_then(plan, random);
+    plan.cluster.regions_move = MOVES.iter().any(|kind| has(*kind));
     // Alone a store serves nobody while it is down and until it leads again.
     let election_us = plan.cluster.election_us();
     let gap_us = match plan.cluster.stores {
@@ -467,7 +545,12 @@ fn action(kind: FaultKind, cluster: &ClusterPlan, random: &mut Random) -> Option
         FaultKind::MailboxOverflow => {
             Action::Burst { store, region, count: random.within(20..200) }
         }
-        FaultKind::MessageDuplicated
+        FaultKind::PeersChanged | FaultKind::RegionSplit | FaultKind::LeaderMoved => {
+            any_move(kind, random)
+        }
+        FaultKind::SnapshotInstalled
+        | FaultKind::PeerDestroyed
+        | FaultKind::MessageDuplicated
         | FaultKind::MessageReordered
         | FaultKind::BigValue
         | FaultKind::WrongEpoch => return None,

@@ -9,11 +9,13 @@ use crate::check::{Bounds, Kind, Violation, Watch};
 use crate::clients::{Clients, NOBODY, PROBE_KEY};
 use crate::disk::Device;
 use crate::faults::{FaultKind, Fired};
+use crate::moves::Asked;
 use crate::network::Network;
 use crate::plan::{Action, LogKind, Plan};
 use crate::process::{DiskThreads, EngineFiles, Process, Surroundings};
 use crate::random::Random;
 use crate::trace::{Event, Trace};
+use parking_lot::Mutex;
 use raftstore::{RegionStatus, StoreThread};
 use std::sync::Arc;
 
@@ -36,6 +38,8 @@ pub(crate) struct World {
     pub(crate) fired: Fired,
     pub(crate) probes: Vec<Probe>,
     pub(crate) checked: Checked,
+    /// Answers to what was asked of regions as a whole.
+    pub(crate) moved: Arc<Mutex<Vec<(Asked, bool)>>>,
     /// Whether clients go on.
     pub(crate) load: bool,
 }
@@ -101,6 +105,7 @@ impl World {
             fired: Fired::default(),
             probes: Vec::new(),
             checked: Checked::default(),
+            moved: Arc::default(),
             load: true,
             plan: plan.clone(),
             around,
@@ -264,6 +269,7 @@ impl World {
                 last: status.last.get(),
             };
             self.record(store, status.description.id.get(), &stands);
+            self.clients.directory.look(store, status);
         }
         self.watch.check(store, lives, statuses, &mut self.around.ledger.lock());
     }
@@ -333,6 +339,7 @@ impl World {
     }
 
     fn hear(&mut self) {
+        crate::moves::hear(self);
         let told = self.clients.hear(self.agenda.now_us(), &mut self.around.ledger.lock());
         for told in told {
             let record = self.clients.records()[told.operation as usize];
@@ -405,7 +412,7 @@ impl World {
         let operation = self.clients.record(
             now_us,
             NOBODY,
-            (probe.region, leader),
+            (self.table_of(probe.region), probe.region, leader),
             PROBE_KEY,
             Kind::Write(value),
         );
@@ -418,11 +425,17 @@ impl World {
     /// From now on every region must be served within this time.
     pub(crate) fn expect_service(&mut self, within_us: u64) {
         let by_us = self.agenda.now_us() + within_us;
-        for region in 1..=self.plan.cluster.regions {
+        for region in self.clients.directory.ids() {
             let probe = self.probes.len();
             self.probes.push(Probe { region, by_us, operation: None, answered: false });
             self.agenda.add_in(1, Occasion::Probe { probe });
         }
+    }
+
+    /// The table that a region's registers belong to.
+    pub(crate) fn table_of(&self, region: u64) -> u64 {
+        let start = &self.clients.directory.get(region).description.start_key;
+        start.get(..8).and_then(|table| table.try_into().ok()).map_or(0, u64::from_be_bytes)
     }
 
     pub(crate) fn act(&mut self, action: &Action) {

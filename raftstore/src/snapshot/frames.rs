@@ -106,7 +106,7 @@ mod tests {
     use std::sync::Arc;
 
     fn read(bytes: &[u8]) -> Result<Vec<Bytes>, String> {
-        let description = Arc::new(RegionDescription::uninitialised(RegionId::new(1)));
+        let description = Arc::new(RegionDescription::uninitialised(RegionId::new(1), 1));
         let applied = AppliedState { index: Index::new(9), term: Term::new(6), description };
         let bytes = Box::new(std::io::Cursor::new(bytes.to_vec()));
         let mut reader = FrameReader::new(applied, "s".into(), bytes);

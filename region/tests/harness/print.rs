@@ -46,8 +46,11 @@ fn entries(list: &[Entry]) -> String {
 
 pub fn envelope(envelope: &Envelope) -> String {
     if envelope.message.from == 0 {
-        let told = envelope.description.as_ref().map(|description| region(description));
-        return format!("{}→{} notice: {}", envelope.from.id, envelope.to.id, told.unwrap());
+        let said = match &envelope.description {
+            Some(told) => format!("tells: {}", region(told)),
+            None => "asks".into(),
+        };
+        return format!("{}→{} {said}", envelope.from.id, envelope.to.id);
     }
     let text = message(&envelope.message);
     format!("{}→{} {text}", envelope.from.id, envelope.to.id)

@@ -5,6 +5,7 @@
 //! * State machine safety: what any store applies at an index, every store applies there.
 //! * The first thing that does not hold is kept; the run ends with it.
 
+use raftstore::RegionDescription;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
@@ -37,12 +38,24 @@ pub struct Applied {
     pub output: u64,
 }
 
+/// How a region began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The region that it was a part of.
+    pub parent: u64,
+    /// The split's index in that one's log.
+    pub index: u64,
+    /// As what it began.
+    pub description: RegionDescription,
+}
+
 /// What is known of all stores together.
 #[derive(Debug, Default)]
 pub struct Ledger {
     written: FxHashMap<(u64, u64, u64), Written>,
     leaders: FxHashMap<(u64, u64), u64>,
     applied: BTreeMap<u64, BTreeMap<u64, Applied>>,
+    births: BTreeMap<u64, Birth>,
     violation: Option<Violation>,
 }
 
@@ -96,6 +109,22 @@ impl Ledger {
             self.violate("state machine safety", text);
         }
         false
+    }
+
+    /// A region begins as a part of another one.
+    pub fn begins(&mut self, parent: u64, index: u64, description: &RegionDescription) {
+        let child = description.id.get();
+        let birth = Birth { parent, index, description: description.clone() };
+        let known = self.births.entry(child).or_insert_with(|| birth.clone());
+        if *known != birth {
+            let text = format!("region {child} began as {known:?}, and again as {birth:?}");
+            self.violate("a region begins once", text);
+        }
+    }
+
+    /// How a region began, if it was not there from the start.
+    pub fn birth(&self, region: u64) -> Option<&Birth> {
+        self.births.get(&region)
     }
 
     /// The commands of a region in the order of their indexes.

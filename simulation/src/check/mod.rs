@@ -33,7 +33,7 @@ mod generate;
 mod mutations;
 
 pub use history::{by_register, ClientId, Kind, Moment, Operation, OperationId, Outcome, Register};
-pub use ledger::{Applied, Ledger, Violation, Written};
+pub use ledger::{Applied, Birth, Ledger, Violation, Written};
 pub use linear::{
     check_register, LinearError, Verdict, MAX_CONFIGURATIONS, MAX_OPEN, MAX_OPERATIONS,
 };

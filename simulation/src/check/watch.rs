@@ -2,6 +2,7 @@
 //!
 //! * Its indexes are in order: `truncated ≤ applied ≤ emitted ≤ committed`, `emitted ≤ persisted ≤ last`.
 //! * Term, committed, emitted, applied and truncated do not go back while its store lives.
+//! * Peers of a region on a store follow each other with growing ids.
 //! * One leader a term. One peer of a region on a store, handled once in a round.
 //! * What waits is within its bound.
 
@@ -35,13 +36,16 @@ struct Growing {
 #[derive(Debug)]
 pub struct Watch {
     bounds: Bounds,
+    /// By store and region.
     known: FxHashMap<(u64, u64), Growing>,
+    /// Which peers those figures are of.
+    peers: FxHashMap<(u64, u64), u64>,
 }
 
 impl Watch {
     /// One that knows nothing yet.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, known: FxHashMap::default() }
+        Self { bounds, known: FxHashMap::default(), peers: FxHashMap::default() }
     }
 
     /// Checks the regions of one round of a store in one of its lives.
@@ -84,6 +88,15 @@ impl Watch {
             committed: status.committed.get(),
         };
         let key = (store, status.description.id.get());
+        let peer = status.peer_id.get();
+        let last = self.peers.insert(key, peer).unwrap_or(0);
+        if peer < last {
+            let text = format!("region {}: store {store} has peer {peer} after {last}", key.1);
+            ledger.violate("a destroyed peer never returns", text);
+        }
+        if peer > last {
+            self.known.remove(&key);
+        }
         let Some(before) = self.known.insert(key, now).filter(|before| before.life == life) else {
             return;
         };

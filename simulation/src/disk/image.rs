@@ -18,12 +18,20 @@ pub struct RegionLog {
     pub truncated: TruncatedState,
     /// Contiguous, from the one after `truncated`.
     pub entries: VecDeque<Entry>,
+    /// What peers held that are destroyed: it was durable when they said so.
+    pub buried: Vec<(Index, VecDeque<Entry>)>,
 }
 
 impl Default for RegionLog {
     fn default() -> Self {
         let truncated = TruncatedState::INITIAL;
-        Self { record: None, hard_state: None, truncated, entries: VecDeque::new() }
+        Self {
+            record: None,
+            hard_state: None,
+            truncated,
+            entries: VecDeque::new(),
+            buried: Vec::new(),
+        }
     }
 }
 
@@ -43,6 +51,17 @@ impl RegionLog {
         self.entries.get(at).map(|entry| entry.term)
     }
 
+    /// Whether the entry is or was there.
+    fn holds(&self, index: u64, term: u64) -> bool {
+        let had = |(begin, entries): &(Index, VecDeque<Entry>)| {
+            index <= begin.get()
+                || entries.iter().any(|entry| (entry.index, entry.term) == (index, term))
+        };
+        index <= self.truncated.index.get()
+            || self.term(index) == Some(term)
+            || self.buried.iter().any(had)
+    }
+
     /// The term of the hard state.
     pub fn durable_term(&self) -> u64 {
         self.hard_state.as_ref().map_or(region_initial_term(), |state| state.term)
@@ -50,7 +69,10 @@ impl RegionLog {
 
     fn apply(&mut self, write: RegionWrite) -> Result<(), String> {
         if write.clear {
-            self.entries.clear();
+            let entries = std::mem::take(&mut self.entries);
+            if write.record.as_ref().is_some_and(|record| record.tombstone) {
+                self.buried.push((self.truncated.index, entries));
+            }
             self.truncated = write.truncated.unwrap_or(TruncatedState::INITIAL);
         }
         if let Some(first) = write.entries.first() {
@@ -91,9 +113,7 @@ pub struct Image {
 impl Image {
     /// Whether a region has the entry of this index and term, or had it before its log was cut.
     pub fn holds(&self, region: RegionId, index: u64, term: u64) -> bool {
-        self.regions
-            .get(&region)
-            .is_some_and(|log| index <= log.truncated.index.get() || log.term(index) == Some(term))
+        self.regions.get(&region).is_some_and(|log| log.holds(index, term))
     }
 
     /// What a log store tells when it is opened.
@@ -198,12 +218,22 @@ impl Disk {
 fn check(store: u64, write: &RegionWrite, log: &RegionLog, ledger: &mut Ledger) {
     let region = write.region_id;
     if let Some(first) = write.entries.first() {
-        let mut previous_term = log.term(first.index.saturating_sub(1)).unwrap_or(0);
+        let before = first.index.saturating_sub(1);
+        let mut previous_term = match write.truncated.filter(|_| write.clear) {
+            Some(begin) if begin.index.get() == before => begin.term.get(),
+            _ => log.term(before).unwrap_or(0),
+        };
         for entry in &write.entries {
             let written = Written { digest: digest(entry), previous_term };
             ledger.writes(store, region.get(), entry.index, entry.term, written);
             previous_term = entry.term;
         }
+    }
+    // The tombstone ends what the peer has promised; one that comes later begins anew.
+    let other_peer =
+        |record: &RegionRecord| record.tombstone || !record.description.is_initialised();
+    if write.clear && write.record.as_ref().is_some_and(other_peer) {
+        return;
     }
     if let (Some(new), Some(old)) = (&write.hard_state, &log.hard_state) {
         let vote_changed = new.term == old.term && old.vote != 0 && new.vote != old.vote;
