@@ -24,7 +24,7 @@ use batch_system::Priority;
 use region::{
     snapshot_of, AdminCommand, AppliedState, Effects, Envelope, HardState, Index, LogReader,
     PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
-    RegionRecord, Rejection, RestoredState, SplitError, StoreId, TruncatedState,
+    RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::atomic::Ordering;
@@ -99,6 +99,7 @@ impl Creator {
                 // What an earlier peer of the region has promised is no concern of this one.
                 hard_state: (!initialised).then(HardState::default),
                 clear: !initialised,
+                truncated: (!initialised).then_some(TruncatedState::INITIAL),
                 record: Some(record),
                 ..RegionWrite::default()
             }
@@ -278,6 +279,9 @@ impl Creator {
 
     fn begin_child(&self, router: &RegionRouter, child: RegionDescription, leading: bool) {
         let id = child.id;
+        if self.set_aside.lock().contains_key(&id) {
+            return;
+        }
         let begin = || RegionMessage::BeginFromSplit(Arc::new(child.clone()));
         if router.mailbox(id.get()).is_some() {
             let _ = router.force_send(id.get(), begin());
@@ -376,8 +380,10 @@ impl Creator {
         if let Some(applied) = &applied {
             if applied.description.peer(peer).is_none() {
                 // It had left before the crash, and only its tombstone is missing.
-                self.peers.bury(peer, &applied.description);
-                let chore = Chore::Destroy(applied.description.clone(), peer);
+                let left_at = Some(TruncatedState { index: applied.index, term: applied.term });
+                let last = Removal { description: applied.description.clone(), left_at };
+                self.peers.bury(peer, &last);
+                let chore = Chore::Destroy(last, peer);
                 let _ = self.chores.push_always(chore, 1);
                 return Ok(());
             }

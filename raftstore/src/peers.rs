@@ -4,7 +4,7 @@
 //! go in one, on different threads. They agree here, before anything is written, on who may have a region.
 
 use parking_lot::Mutex;
-use region::{PeerId, RegionDescription, RegionId, RegionRecord};
+use region::{PeerId, RegionId, RegionRecord, Removal};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ enum Known {
     /// A split has promised it; until that is applied nobody may create or destroy it.
     Promised(PeerId),
     /// It is destroyed, and neither it nor an earlier one may return.
-    Tombstone(PeerId, Arc<RegionDescription>),
+    Tombstone(PeerId, Arc<Removal>),
 }
 
 /// Why a peer may not be created.
@@ -28,9 +28,9 @@ pub(crate) enum Refused {
     /// A split will bring it.
     #[error("a split will bring it")]
     Promised,
-    /// It, or a later one, is destroyed; what the region was then.
+    /// It, or a later one, is destroyed; how it left.
     #[error("peer {0} was here and is destroyed")]
-    Tombstone(PeerId, Arc<RegionDescription>),
+    Tombstone(PeerId, Arc<Removal>),
 }
 
 /// The peers of one store.
@@ -46,7 +46,11 @@ impl Peers {
     pub(crate) fn load(&self, record: &RegionRecord) {
         let (region, peer) = (record.description.id, record.peer_id);
         let known = match record.tombstone {
-            true => Known::Tombstone(peer, Arc::new(record.description.clone())),
+            true => {
+                let description = Arc::new(record.description.clone());
+                let left_at = record.left_at;
+                Known::Tombstone(peer, Arc::new(Removal { description, left_at }))
+            }
             false => Known::Here(peer),
         };
         self.of_regions.lock().insert(region, known);
@@ -113,14 +117,15 @@ impl Peers {
     }
 
     /// A peer is to be destroyed. Says whether it may: not if a split has promised it.
-    pub(crate) fn bury(&self, peer: PeerId, last: &Arc<RegionDescription>) -> bool {
+    pub(crate) fn bury(&self, peer: PeerId, last: &Removal) -> bool {
+        let region = last.description.id;
         let mut of_regions = self.of_regions.lock();
-        let may = match of_regions.get(&last.id) {
+        let may = match of_regions.get(&region) {
             Some(Known::Here(known)) => *known == peer,
             _ => false,
         };
         if may {
-            of_regions.insert(last.id, Known::Tombstone(peer, last.clone()));
+            of_regions.insert(region, Known::Tombstone(peer, Arc::new(last.clone())));
         }
         may
     }
@@ -134,20 +139,26 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use region::RegionDescription;
 
     const REGION: RegionId = RegionId::new(7);
     const ONE: PeerId = PeerId::new(1);
     const TWO: PeerId = PeerId::new(2);
 
+    fn last() -> Removal {
+        let description = Arc::new(RegionDescription::uninitialised(REGION, 1));
+        Removal { description, left_at: None }
+    }
+
     #[test]
     fn a_destroyed_peer_never_returns_and_a_later_one_may_come() {
         let peers = Peers::default();
-        let last = Arc::new(RegionDescription::uninitialised(REGION, 1));
+        let last = last();
         assert_eq!(peers.create(REGION, ONE), Ok(()));
         assert_eq!(peers.create(REGION, TWO), Err(Refused::Here(ONE)));
         assert!(peers.bury(ONE, &last));
         assert!(!peers.bury(ONE, &last), "once");
-        assert_eq!(peers.create(REGION, ONE), Err(Refused::Tombstone(ONE, last.clone())));
+        assert_eq!(peers.create(REGION, ONE), Err(Refused::Tombstone(ONE, Arc::new(last.clone()))));
         assert!(!peers.promise(REGION, ONE));
         assert_eq!(peers.create(REGION, TWO), Ok(()));
         assert!(!peers.bury(ONE, &last), "it is another one by now");
@@ -156,7 +167,7 @@ mod tests {
     #[test]
     fn what_a_split_has_promised_is_neither_created_nor_destroyed_by_others() {
         let peers = Peers::default();
-        let last = Arc::new(RegionDescription::uninitialised(REGION, 1));
+        let last = last();
         assert!(peers.promise(REGION, ONE) && peers.promise(REGION, ONE));
         assert!(!peers.promise(REGION, TWO));
         assert_eq!(peers.create(REGION, ONE), Err(Refused::Promised));

@@ -17,7 +17,7 @@ use crate::write_path::send::SendStation;
 use batch_system::{Fsm, SendError};
 use parking_lot::Mutex;
 use raft::eraftpb::{Message, MessageType};
-use region::{snapshot_of, Envelope, RegionDescription, RegionId};
+use region::{snapshot_of, Envelope, RegionId, Removal};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -157,20 +157,23 @@ impl StoreFsm {
 
 /// Somebody asks a destroyed peer for its vote, or what the region is: he may not know that he has left it,
 /// too, or who is there now.
-fn tell_of_removal(envelope: &Envelope, last: &Arc<RegionDescription>) -> Option<Box<Envelope>> {
+fn tell_of_removal(envelope: &Envelope, last: &Removal) -> Option<Box<Envelope>> {
     use MessageType::{MsgRequestPreVote, MsgRequestVote};
     let asks = envelope.message.from == 0 && envelope.description.is_none()
         || matches!(envelope.message.get_msg_type(), MsgRequestVote | MsgRequestPreVote);
-    let stale = last.is_initialised() && envelope.epoch.conf_ver < last.epoch.conf_ver;
+    let epoch = last.description.epoch;
+    let stale = last.description.is_initialised() && envelope.epoch.conf_ver < epoch.conf_ver;
+    let (commit, commit_term) =
+        last.left_at.map_or((0, 0), |left_at| (left_at.index.get(), left_at.term.get()));
     (asks && stale).then(|| {
         Box::new(Envelope {
             cluster_id: envelope.cluster_id,
             region_id: envelope.region_id,
             from: envelope.to,
             to: envelope.from,
-            epoch: last.epoch,
-            message: Message::default(),
-            description: Some(last.clone()),
+            epoch,
+            message: Message { commit, commit_term, ..Message::default() },
+            description: Some(last.description.clone()),
         })
     })
 }

@@ -11,10 +11,10 @@ use raft::ProgressState;
 use crate::answer::{Callback, Response};
 use crate::command::{change_entry, split_entry, CommandError};
 use crate::description::{
-    decode_regions, encode_regions, AppliedState, Origin, RegionDescription, RegionRecord,
-    TruncatedState,
+    decode_regions, encode_regions, AppliedState, Origin, RegionDescription, RegionRecord, Removal,
+    TruncatedState, INITIAL_INDEX, INITIAL_TERM,
 };
-use crate::effects::{ApplyBatch, Effects, RegionChange};
+use crate::effects::{ApplyBatch, Effects, RegionChange, Role};
 use crate::emission::{self, Change, Emission};
 use crate::envelope::Envelope;
 use crate::error::ProposeError;
@@ -293,18 +293,41 @@ impl Region {
         if !(ours && meant && told.epoch.conf_ver > own) {
             return Ok(!says_more);
         }
-        match told.peer(self.peer.id) {
-            None => self.life.end(Life::Removing(told.clone())),
-            // Whoever is there now may know more.
-            Some(_) => {
-                for peer in told.peers.iter().filter(|peer| peer.id != self.peer.id) {
-                    if self.description.peer(peer.id).is_none() {
-                        self.book.meet(*peer);
-                    }
-                }
+        if told.peer(self.peer.id).is_none() {
+            let (index, term) = (envelope.message.commit, envelope.message.commit_term);
+            let sound = !says_more && index >= INITIAL_INDEX.get() && term >= INITIAL_TERM.get();
+            let left_at =
+                sound.then(|| TruncatedState { index: Index::new(index), term: Term::new(term) });
+            let removal = Removal { description: told.clone(), left_at };
+            self.life.end(Life::Removing(Box::new(removal)));
+            return Ok(true);
+        }
+        // Whoever is there now may know more.
+        for peer in told.peers.iter().filter(|peer| peer.id != self.peer.id) {
+            if self.description.peer(peer.id).is_none() {
+                self.book.meet(*peer);
             }
         }
-        Ok(!says_more || !self.life.is_live())
+        if !says_more {
+            self.hears_of_commit(envelope.message.commit, envelope.message.commit_term);
+        }
+        Ok(!says_more)
+    }
+
+    /// Somebody who has left the region, or knows more of it, tells that an entry is committed. There may be
+    /// nobody else left to tell: of two voters one is removed, and the other restarts and has forgotten that
+    /// it is alone.
+    fn hears_of_commit(&mut self, index: u64, term: u64) {
+        let log = &mut self.raw.raft.raft_log;
+        let known = term > 0 && index > log.committed && index <= log.last_index();
+        if !known || self.is_leader() || !self.raw.raft.raft_log.maybe_commit(index, term) {
+            return;
+        }
+        if self.role() != Role::Follower {
+            // It may have been standing for election among voters that are not any more.
+            self.raw.raft.become_follower(self.raw.raft.term, raft::INVALID_ID);
+        }
+        self.settle();
     }
 
     /// A peer that no leader has spoken to for long asks the others what the region is: it may have been
@@ -351,8 +374,10 @@ impl Region {
         self.describe_anew(applied.description.clone(), effects);
         parts.snapshot = Some(begin);
         self.pending.installing = Some(begin.index);
-        // Where a split begins, the state machine has the contents, and the record is written.
-        let change = (begin != TruncatedState::INITIAL).then(|| {
+        // Where a split begins, the state machine has the contents, and the record is written. (The same
+        // index alone does not tell: a leader that has applied nothing yet sends such a snapshot, too.)
+        let begins = std::mem::take(&mut self.pending.begins_from_split);
+        let change = (!begins).then(|| {
             let mut record = RegionRecord::new((*applied.description).clone(), self.peer.id);
             record.installing = Some(begin);
             parts.records.push(record);
@@ -396,13 +421,13 @@ impl Region {
                     break;
                 }
                 Some(Change::Peers(change, callback)) => {
-                    self.change_peers(&change, callback, part.last, effects)?;
+                    self.change_peers(&change, callback, part.last, parts, effects)?;
                     self.add_to_batch(&mut batch, part);
                 }
                 Some(Change::LeaveJoint) => {
                     let callback = self.pending.changing.take().map(|callback| *callback);
                     let leave = ConfChangeV2::default();
-                    self.change_peers(&leave, callback, part.last, effects)?;
+                    self.change_peers(&leave, callback, part.last, parts, effects)?;
                     self.add_to_batch(&mut batch, part);
                 }
             }
@@ -484,6 +509,7 @@ impl Region {
         change: &ConfChangeV2,
         callback: Option<Callback>,
         (index, term): (Index, Term),
+        parts: &mut ReadyParts,
         effects: &mut Effects,
     ) -> Result<(), CommandError> {
         let region_id = self.id();
@@ -500,15 +526,19 @@ impl Region {
             index,
             value: encode_regions(std::slice::from_ref(&*next)),
         };
-        match next.joint {
-            true => self.pending.changing = callback.map(Box::new),
-            false => effects.answers.extend(callback.map(|callback| (callback, Ok(answer)))),
+        parts.peers_changed = true;
+        match callback {
+            Some(callback) if !next.joint => {
+                self.pending.answer_after(parts.number, callback, Ok(answer));
+            }
+            callback => self.pending.changing = callback.map(Box::new),
         }
         let leading = self.is_leader();
         if leading {
             for gone in before.peers.iter().filter(|peer| next.peer(peer.id).is_none()) {
                 if gone.id != self.peer.id {
-                    effects.messages.push(self.sender().notice(*gone));
+                    let notice = self.sender().notice(*gone);
+                    self.pending.notify(notice);
                 }
             }
         }
@@ -523,7 +553,8 @@ impl Region {
             self.settle();
         }
         if stays.is_none() {
-            self.life.end(Life::Removing(next));
+            let left_at = Some(TruncatedState { index, term });
+            self.life.end(Life::Removing(Box::new(Removal { description: next, left_at })));
         }
         Ok(())
     }
@@ -561,7 +592,7 @@ impl Region {
             return;
         }
         self.pending.awaits_split = false;
-        if !self.description.is_initialised() {
+        if !self.description.is_initialised() && self.raw.raft.snap().is_none() {
             let applied = AppliedState {
                 index: TruncatedState::INITIAL.index,
                 term: TruncatedState::INITIAL.term,
@@ -569,6 +600,7 @@ impl Region {
             };
             let restored = self.raw.raft.restore(snapshots::to_raft(&applied));
             debug_assert!(restored, "a peer with nothing takes anything");
+            self.pending.begins_from_split = restored;
         }
         self.settle();
     }

@@ -394,6 +394,18 @@ pub struct RegionRecord {
     /// The last snapshot that replaced the log. Where the state machine has not got as far, the contents
     /// lie complete in a file.
     pub installing: Option<TruncatedState>,
+    /// Of a tombstone: an entry that is committed, the one by which the peer left or a later one. Those who
+    /// do not know yet that it is may have nobody else to ask.
+    pub left_at: Option<TruncatedState>,
+}
+
+/// A peer's leave of its region.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Removal {
+    /// The region without the peer.
+    pub description: Arc<RegionDescription>,
+    /// An entry that is committed, the one by which the peer left or a later one, if it is known.
+    pub left_at: Option<TruncatedState>,
 }
 
 /// The split with which a region began.
@@ -410,12 +422,20 @@ impl RegionRecord {
 
     /// Of a peer that is here.
     pub fn new(description: RegionDescription, peer_id: PeerId) -> Self {
-        Self { description, peer_id, tombstone: false, origin: None, installing: None }
+        Self {
+            description,
+            peer_id,
+            tombstone: false,
+            origin: None,
+            installing: None,
+            left_at: None,
+        }
     }
 
     /// Of a peer that may never return.
-    pub fn tombstone(description: RegionDescription, peer_id: PeerId) -> Self {
-        Self { tombstone: true, ..Self::new(description, peer_id) }
+    pub fn tombstone(removal: &Removal, peer_id: PeerId) -> Self {
+        let description = (*removal.description).clone();
+        Self { tombstone: true, left_at: removal.left_at, ..Self::new(description, peer_id) }
     }
 
     /// The bytes of this record.
@@ -435,6 +455,9 @@ impl RegionRecord {
         }
         if let Some(installing) = &self.installing {
             message.set_installing(installing.to_proto());
+        }
+        if let Some(left_at) = &self.left_at {
+            message.set_left_at(left_at.to_proto());
         }
         write(&message)
     }
@@ -464,7 +487,9 @@ impl RegionRecord {
             index: Index::new(origin.index),
         });
         let installing = message.installing.as_ref().map(TruncatedState::from_proto).transpose()?;
-        Ok(Self { description, peer_id, tombstone: message.tombstone, origin, installing })
+        let left_at = message.left_at.as_ref().map(TruncatedState::from_proto).transpose()?;
+        let tombstone = message.tombstone;
+        Ok(Self { description, peer_id, tombstone, origin, installing, left_at })
     }
 }
 
@@ -588,6 +613,7 @@ pub(crate) mod tests {
         assert_eq!(AppliedState::decode(&applied.encode()).unwrap(), applied);
         let mut record = RegionRecord::new(described, PeerId::new(2));
         assert_eq!(RegionRecord::decode(&record.encode()).unwrap(), record);
+        record.left_at = Some(TruncatedState { index: Index::new(19), term: Term::new(7) });
         record.origin = Some(Origin { parent: RegionId::new(8), index: Index::new(44) });
         record.installing = Some(TruncatedState { index: Index::new(9), term: Term::new(7) });
         assert_eq!(RegionRecord::decode(&record.encode()).unwrap(), record);

@@ -12,7 +12,7 @@ use raft::eraftpb::{Entry, HardState};
 use crate::answer::{Answer, Callback};
 use crate::command::CommandError;
 use crate::description::{
-    AppliedState, DecodeError, RegionDescription, RegionRecord, TruncatedState,
+    AppliedState, DecodeError, RegionDescription, RegionRecord, Removal, TruncatedState,
 };
 use crate::envelope::Envelope;
 use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
@@ -44,9 +44,9 @@ pub struct Effects {
     /// Peers that can only be helped by a snapshot. Make one of the state machine's contents and hand
     /// what it is to [`snapshot_ready`](crate::Region::snapshot_ready).
     pub snapshots_wanted: Vec<PeerId>,
-    /// This peer is not in the region any more, which is like this now. The region has ended: write a
-    /// tombstone for it, then destroy its contents. What comes with it may leave, nothing else does.
-    pub removed: Option<Arc<RegionDescription>>,
+    /// This peer is not in the region any more. The region has ended: write a tombstone for it, then destroy
+    /// its contents. What comes with it may leave, nothing else does.
+    pub removed: Option<Removal>,
     /// The region has stopped itself and must be quarantined. Nothing else comes with it but
     /// answers.
     pub fatal: Option<RegionFailure>,

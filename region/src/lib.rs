@@ -89,7 +89,7 @@ pub use command::{Command, CommandError, CommandKind};
 pub use config::{ConfigError, RegionConfig};
 pub use description::{
     AppliedState, DecodeError, Origin, Peer, PeerRole, RegionDescription, RegionEpoch,
-    RegionRecord, StoreIdent, TruncatedState, INITIAL_INDEX, INITIAL_TERM, MAX_PEERS,
+    RegionRecord, Removal, StoreIdent, TruncatedState, INITIAL_INDEX, INITIAL_TERM, MAX_PEERS,
 };
 pub use effects::{
     ApplyBatch, ApplyCommand, Effects, HeldMessages, LogWrite, Persisted, RegionChange,

@@ -4,9 +4,7 @@
 //! peer is not in its region any more, to `Removing` and, once that is reported, to `Stopped`. There is no
 //! way back: a region that ended is dropped.
 
-use std::sync::Arc;
-
-use crate::description::RegionDescription;
+use crate::description::Removal;
 use crate::effects::RegionFailure;
 use crate::guard::Rejection;
 
@@ -18,7 +16,7 @@ pub(crate) enum Life {
     /// Shut down.
     Stopped,
     /// Not of the region any more; still to be reported.
-    Removing(Arc<RegionDescription>),
+    Removing(Box<Removal>),
     /// Failed; the failure is still to be reported.
     Failing(Box<RegionFailure>),
     /// Failed, and reported.
@@ -59,12 +57,12 @@ impl Life {
     }
 
     /// The region that the peer has left, if that is not reported yet.
-    pub(crate) fn take_removal(&mut self) -> Option<Arc<RegionDescription>> {
+    pub(crate) fn take_removal(&mut self) -> Option<Removal> {
         if !matches!(self, Life::Removing(_)) {
             return None;
         }
         match std::mem::replace(self, Life::Stopped) {
-            Life::Removing(description) => Some(description),
+            Life::Removing(removal) => Some(*removal),
             _ => None,
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Sender<'a> {
     pub(crate) book: &'a PeerBook,
     /// A leader's view of the others.
     pub(crate) progress: Option<&'a ProgressTracker>,
+    /// Index and term of the last entry known to be committed.
+    pub(crate) commit: (u64, u64),
 }
 
 impl Sender<'_> {
@@ -41,9 +43,11 @@ impl Sender<'_> {
         envelopes
     }
 
-    /// An envelope that says nothing but what the region is.
+    /// An envelope that says nothing but what the region is, and up to where it is committed.
     pub(crate) fn notice(&self, to: Peer) -> Box<Envelope> {
-        let mut envelope = self.envelope(to, Message::default());
+        let (commit, commit_term) = self.commit;
+        let message = Message { commit, commit_term, ..Message::default() };
+        let mut envelope = self.envelope(to, message);
         envelope.description = Some(self.description.clone());
         envelope
     }
@@ -124,6 +128,7 @@ mod tests {
             max_message_bytes: 300,
             book: &book,
             progress: None,
+            commit: (0, 0),
         };
         let entries: Vec<_> = (6..20)
             .map(|index| Entry {
@@ -170,6 +175,7 @@ mod tests {
                 max_message_bytes: 300,
                 book,
                 progress: None,
+                commit: (0, 0),
             };
             sender.address(to_three()).len()
         };

@@ -39,6 +39,8 @@ pub(crate) struct Pending {
     /// Who asked for the joint configuration that the region is in.
     pub(crate) changing: Option<Box<Callback>>,
     pub(crate) transfer: Option<Box<Transfer>>,
+    /// To be given once this write is durable.
+    answer: Option<Box<(u64, Callback, Answer)>>,
     /// The leader's request to take over, and for how many more ticks it stands.
     take_over: Option<Box<(Message, usize)>>,
     /// Ticks without a word of a leader.
@@ -51,6 +53,8 @@ pub(crate) struct Pending {
     replay_to: Index,
     /// The log began anew after this entry, and the state machine is not there yet.
     pub(crate) installing: Option<Index>,
+    /// What raft-rs has been given to begin with is no snapshot that came in.
+    pub(crate) begins_from_split: bool,
     /// The state machine has nothing of the region before its parent's split is applied again.
     pub(crate) awaits_split: bool,
 }
@@ -71,7 +75,8 @@ impl Pending {
 
     /// Whether `collect` would give something that raft-rs knows nothing of.
     pub(crate) fn has_work(&self, writes: &Writes, applying: &Applying) -> bool {
-        if !self.notices.is_empty() || self.is_released(writes, applying) {
+        let answers = self.answer.as_ref().is_some_and(|waiting| writes.is_persisted(waiting.0));
+        if answers || !self.notices.is_empty() || self.is_released(writes, applying) {
             return true;
         }
         !self.rest.is_empty() && !self.rest_waits(applying.is_full())
@@ -122,6 +127,19 @@ impl Pending {
     pub(crate) fn block(&mut self, blocked: Blocked, rest: VecDeque<Entry>) {
         debug_assert!(self.blocked.is_none() && self.rest.is_empty());
         (self.blocked, self.rest) = (Some(Box::new(blocked)), rest);
+    }
+
+    /// An answer that must be true after a crash, too: it waits for a write.
+    pub(crate) fn answer_after(&mut self, write: u64, callback: Callback, answer: Answer) {
+        self.answer = Some(Box::new((write, callback, answer)));
+    }
+
+    /// Gives the answer whose write is durable.
+    pub(crate) fn give_answers(&mut self, writes: &Writes, answers: &mut Vec<(Callback, Answer)>) {
+        if self.answer.as_ref().is_some_and(|waiting| writes.is_persisted(waiting.0)) {
+            let waiting = self.answer.take();
+            answers.extend(waiting.map(|waiting| (waiting.1, waiting.2)));
+        }
     }
 
     /// A peer should learn what the region is.
@@ -193,6 +211,9 @@ impl Pending {
             Some(RegionChange::Split { callback, .. }) => callback,
             _ => None,
         });
+        // It has happened, only not durably.
+        let answer = self.answer.take();
+        answers.extend(answer.map(|waiting| (waiting.1, waiting.2)));
         for callback in [self.changing.take().map(|callback| *callback), transfer, blocked]
             .into_iter()
             .flatten()

@@ -34,7 +34,7 @@ pub(crate) struct Writes {
     issued: u64,
     /// Number up to which writes are durable.
     persisted: u64,
-    /// Number of the last write with a new term or vote.
+    /// Number of the last write with a new term or vote, or with a change of peers.
     term_write: u64,
     /// As last handed out to be written.
     hard_state: HardState,
@@ -52,6 +52,9 @@ pub(crate) struct ReadyParts {
     /// The log begins anew after this one.
     pub(crate) snapshot: Option<TruncatedState>,
     pub(crate) records: Vec<RegionRecord>,
+    /// A change of peers has taken effect: that it is committed must be durable before anybody is told.
+    /// Whoever has left is soon gone, and could not vote for a peer that has forgotten it.
+    pub(crate) peers_changed: bool,
 }
 
 impl ReadyParts {
@@ -65,6 +68,7 @@ impl ReadyParts {
             messages: Vec::new(),
             snapshot: None,
             records: Vec::new(),
+            peers_changed: false,
         }
     }
 }
@@ -96,15 +100,19 @@ impl Writes {
 
     /// Decides about a Ready.
     pub(crate) fn plan(&mut self, region_id: RegionId, parts: ReadyParts) -> Plan {
-        let ReadyParts { number, entries, hard_state, leading, messages, snapshot, records } =
-            parts;
+        let ReadyParts { number, entries, hard_state, leading, messages, .. } = parts;
+        let (snapshot, records, peers_changed) =
+            (parts.snapshot, parts.records, parts.peers_changed);
         debug_assert!(number > self.seen);
         self.seen = number;
         let promises =
             (hard_state.term, hard_state.vote) != (self.hard_state.term, self.hard_state.vote);
-        let must_sync =
-            promises || !entries.is_empty() || snapshot.is_some() || !records.is_empty();
-        if promises {
+        let must_sync = promises
+            || peers_changed
+            || !entries.is_empty()
+            || snapshot.is_some()
+            || !records.is_empty();
+        if promises || peers_changed {
             self.term_write = number;
         }
         let free =

@@ -382,9 +382,14 @@ impl Region {
         if self.report_failure(effects) {
             return;
         }
+        if parts.peers_changed {
+            // Who is told that he has left may be gone before this peer comes back from a crash.
+            parts.messages.append(&mut self.pending.notices);
+        }
         let plan = self.writes.plan(self.id(), parts);
         effects.messages.extend(plan.free);
         effects.messages.append(&mut self.pending.notices);
+        self.pending.give_answers(&self.writes, &mut effects.answers);
         effects.write = plan.write;
         if plan.persisted_now {
             self.raw.on_persist_ready(number);
@@ -453,12 +458,12 @@ impl Region {
             true => None,
             false => self.life.take_removal(),
         };
-        if let Some(description) = removal {
+        if let Some(removal) = removal {
             let why = "the peer was removed from its region";
             self.proposals.answer_unknown(why, &mut effects.answers);
             self.pending.answer_unknown(self.id(), why, &mut effects.answers);
             effects.messages.append(&mut self.pending.notices);
-            effects.removed = Some(description);
+            effects.removed = Some(removal);
         }
         !self.life.is_live()
     }
@@ -491,6 +496,7 @@ impl Region {
             max_message_bytes: self.config.max_size_per_msg_bytes,
             book: &self.book,
             progress: self.is_leader().then(|| self.raw.raft.prs()),
+            commit: self.raw.raft.raft_log.commit_info(),
         }
     }
 

@@ -398,8 +398,19 @@ impl World {
             return;
         }
         if self.agenda.now_us() >= probe.by_us {
-            let text =
-                format!("region {} was not served for {} ms", probe.region, probe.by_us / 1000);
+            let known = self.clients.directory.get(probe.region).description.clone();
+            let mut text = format!(
+                "region {} was not served until {} ms; {known:?}",
+                probe.region,
+                probe.by_us / 1000
+            );
+            for store in 1..=self.plan.cluster.stores {
+                if let Some(running) = &mut self.process(store).running {
+                    let status =
+                        running.store.region_status(raftstore::RegionId::new(probe.region));
+                    text += &format!("\nstore {store}: {status:?}");
+                }
+            }
             return self.around.ledger.lock().violate("every region is served", text);
         }
         if probe.operation.is_some() {

@@ -24,7 +24,7 @@ use crate::state_machine::{StateMachine, StateMachineError};
 use crate::store_fsm::SetAside;
 use crate::work_queue::{Taken, WorkQueue};
 use crate::write_path::persist::write_log;
-use region::{AppliedState, HardState, PeerId, RegionDescription, RegionId, RegionRecord};
+use region::{AppliedState, HardState, PeerId, RegionId, RegionRecord, Removal, TruncatedState};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ use std::time::Duration;
 pub(crate) enum Chore {
     /// The contents of a region give way to those of a snapshot that is complete.
     Install(AppliedState, PeerId),
-    /// A peer has left its region, which is like this now.
-    Destroy(Arc<RegionDescription>, PeerId),
+    /// A peer has left its region.
+    Destroy(Removal, PeerId),
     /// The mailbox of a peer that has ended, and of which nothing may be destroyed.
     Close(RegionId),
 }
@@ -86,7 +86,7 @@ impl ChoreWorker {
             }
             match chore {
                 Chore::Install(applied, peer) => self.install(applied, peer),
-                Chore::Destroy(description, peer) => self.destroy(&description, peer),
+                Chore::Destroy(last, peer) => self.destroy(&last, peer),
                 Chore::Close(region) => drop(self.router.close(region.get())),
             }
         }
@@ -108,9 +108,9 @@ impl ChoreWorker {
         }
     }
 
-    fn destroy(&self, description: &Arc<RegionDescription>, peer: PeerId) {
-        let region = description.id;
-        let failure = self.flush_and_bury(description, peer).err();
+    fn destroy(&self, last: &Removal, peer: PeerId) {
+        let region = last.description.id;
+        let failure = self.flush_and_bury(last, peer).err();
         let failure = failure.or_else(|| forget(&*self.state_machine, region).err());
         if let Some(failure) = failure {
             return self.health.fail(failure);
@@ -120,27 +120,24 @@ impl ChoreWorker {
         self.router.close(region.get());
     }
 
-    fn flush_and_bury(
-        &self,
-        description: &Arc<RegionDescription>,
-        peer: PeerId,
-    ) -> Result<(), StoreFailure> {
+    fn flush_and_bury(&self, last: &Removal, peer: PeerId) -> Result<(), StoreFailure> {
         match catch_unwind(AssertUnwindSafe(|| self.state_machine.flush())) {
             Ok(flushed) => flushed?,
             Err(_) => return Err(StoreFailure::Panicked("the state machine")),
         }
         let mut batch = LogBatch::default();
-        batch.writes.push(tombstone(description, peer));
+        batch.writes.push(tombstone(last, peer));
         write_log(&*self.log_store, &mut batch, true).map(|_| ())
     }
 }
 
 /// What takes the place of everything the log store has of a region.
-fn tombstone(description: &Arc<RegionDescription>, peer: PeerId) -> RegionWrite {
-    let record = RegionRecord::tombstone((**description).clone(), peer);
+fn tombstone(last: &Removal, peer: PeerId) -> RegionWrite {
+    let record = RegionRecord::tombstone(last, peer);
     RegionWrite {
-        region_id: description.id,
+        region_id: last.description.id,
         clear: true,
+        truncated: Some(TruncatedState::INITIAL),
         hard_state: Some(HardState::default()),
         record: Some(record),
         ..RegionWrite::default()

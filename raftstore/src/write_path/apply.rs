@@ -18,7 +18,7 @@ use crate::write_path::respond::RespondStation;
 use crate::write_path::Stage;
 use region::{
     AppliedState, ApplyBatch, Callback, Index, PeerId, ProposeError, Region, RegionChange,
-    RegionDescription, RegionId, Response, Term, TruncatedState,
+    RegionDescription, RegionId, Removal, Response, Term, TruncatedState,
 };
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ enum TaskChange {
     /// Its contents give way to a snapshot's.
     Install(PeerId),
     /// Its peer here has left it.
-    Destroy(PeerId),
+    Destroy(PeerId, Removal),
 }
 
 /// The batches of one round for one apply thread.
@@ -95,12 +95,12 @@ impl ApplyStation {
     }
 
     /// A peer has left its region, which is like this now. What was handed out before is applied first.
-    pub(crate) fn destroy(&mut self, slot: u32, peer: PeerId, last: Arc<RegionDescription>) {
+    pub(crate) fn destroy(&mut self, slot: u32, peer: PeerId, last: Removal) {
         let (index, term) = (Index::default(), Term::default());
-        let region_id = last.id;
-        let applied = AppliedState { index, term, description: last };
+        let region_id = last.description.id;
+        let applied = AppliedState { index, term, description: last.description.clone() };
         let commands = RegionCommands { region_id, commands: Vec::new(), applied };
-        let change = Some(TaskChange::Destroy(peer));
+        let change = Some(TaskChange::Destroy(peer, last));
         self.tasks.push(RegionTask { slot, commands, waiting: Vec::new(), change });
     }
 
@@ -213,8 +213,8 @@ impl Applier {
                 TaskChange::Install(peer) => {
                     let _ = self.chores.push_always(Chore::Install(applied, peer), 1);
                 }
-                TaskChange::Destroy(peer) => {
-                    let _ = self.chores.push_always(Chore::Destroy(applied.description, peer), 1);
+                TaskChange::Destroy(peer, last) => {
+                    let _ = self.chores.push_always(Chore::Destroy(last, peer), 1);
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::write_path::apply::ApplyStation;
 use crate::write_path::persist::{Added, PersistStation};
 use crate::write_path::respond::RespondStation;
 use crate::write_path::send::SendStation;
-use region::{Effects, LogWrite, RegionDescription};
+use region::{Effects, LogWrite, Removal};
 use std::sync::Arc;
 
 /// Of one region, so many Readys are collected before the others get their turn.
@@ -47,13 +47,14 @@ impl CollectStation {
     }
 
     /// A peer has left its region.
-    fn part_with(&mut self, fsm: &RegionFsm, last: Arc<RegionDescription>) {
+    fn part_with(&mut self, fsm: &RegionFsm, last: Removal) {
         let peer = fsm.region.peer().id;
-        tracing::info!(region = %last.id, %peer, "the peer has left its region");
+        let region = last.description.id;
+        tracing::info!(%region, %peer, "the peer has left its region");
         match self.creator.peers.bury(peer, &last) {
             true => self.apply.destroy(fsm.slot, peer, last),
             // A split has promised it anew: nothing of it may be destroyed.
-            false => drop(self.creator.chores.push_always(Chore::Close(last.id), 1)),
+            false => drop(self.creator.chores.push_always(Chore::Close(region), 1)),
         }
     }
 

@@ -50,7 +50,7 @@ pub struct Store {
     /// Contents that came with a snapshot, complete.
     pub staged: Option<Machine>,
     /// The region left; what it was then.
-    pub removed: Option<Arc<RegionDescription>>,
+    pub removed: Option<Removal>,
     /// Peers that want a snapshot.
     pub wanted: Vec<PeerId>,
 }
@@ -251,9 +251,9 @@ impl Cluster {
             writeln!(out, "{id} wants a snapshot for {peer}").unwrap();
             store.wanted.push(peer);
         }
-        if let Some(description) = effects.removed {
-            writeln!(out, "{id} REMOVED from {}", print::region(&description)).unwrap();
-            store.removed = Some(description);
+        if let Some(removal) = effects.removed {
+            writeln!(out, "{id} REMOVED from {}", print::region(&removal.description)).unwrap();
+            store.removed = Some(removal);
         }
         if let Some(failure) = effects.fatal {
             writeln!(out, "{id} FAILED {failure}").unwrap();

@@ -119,12 +119,14 @@ impl Image {
     /// What a log store tells when it is opened.
     pub fn stored(&self) -> Stored {
         let regions = self.regions.values().filter_map(|log| {
-            Some(StoredRegion {
-                record: log.record.clone()?,
-                hard_state: log.hard_state.clone(),
-                truncated: log.truncated,
-                last_index: Index::new(log.last_index()),
-            })
+            let record = log.record.clone()?;
+            let (truncated, last_index) = match record.description.is_initialised() {
+                true => (log.truncated, log.last_index()),
+                false if log.entries.is_empty() => (TruncatedState::NOTHING, 0),
+                false => (TruncatedState::NOTHING, log.last_index()),
+            };
+            let (hard_state, last_index) = (log.hard_state.clone(), Index::new(last_index));
+            Some(StoredRegion { record, hard_state, truncated, last_index })
         });
         Stored { ident: self.ident, regions: regions.collect(), damaged: Vec::new() }
     }
