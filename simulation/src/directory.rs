@@ -62,8 +62,8 @@ impl Directory {
         // Until a split has been seen of both sides, the whole and a part seem to hold it.
         let newest = holders.max_by_key(|(id, known)| (known.description.epoch.version, **id));
         // One half of a split has been seen, and not the other: whoever is asked will say so.
-        let near =
-            || self.regions.iter().rfind(|(_, known)| known.description.start_key[..] <= *key);
+        let same_table = |known: &Known| known.description.start_key.get(..8) == key.get(..8);
+        let near = || self.regions.iter().find(|(_, known)| same_table(known));
         newest.or_else(near).map_or(1, |(id, _)| *id)
     }
 

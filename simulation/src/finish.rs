@@ -1,8 +1,8 @@
 //! The end of a run: faults stop, the cluster heals, and everything must be well.
 
 use crate::check::{
-    by_register, check_log, check_register, Ledger, LogEntry, Operation, OperationId, Outcome,
-    Register, Verdict, Violation,
+    by_register, check_register, Ledger, LogEntry, Operation, OperationId, Outcome, Register,
+    Verdict, Violation, Witness, WitnessError, Witnessed,
 };
 use crate::clients::PROBE_KEY;
 use crate::machine::holds;
@@ -44,7 +44,9 @@ impl World {
                 let store = self.clients.leader(region);
                 self.act(&Action::Burst { store, region, count: 3 });
             }
-            let at_rest = |world: &mut World| world.nobody_waits() && world.nothing_is_half_done();
+            let at_rest = |world: &mut World| {
+                world.nobody_waits() && world.nothing_is_half_done() && world.no_mailbox_leaks()
+            };
             if !self.wait(patience_us(election_us), at_rest) {
                 let text = self.describe_regions();
                 return self.violation_or("nothing is left half done", &text);
@@ -60,18 +62,12 @@ impl World {
         let history = self.clients.history();
         let mut ledger = self.around.ledger.lock();
         for region in self.clients.directory.ids() {
-            let of_region = history.iter().filter(|(at, _)| *at == region);
-            let operations: Vec<Operation> = of_region.map(|(_, operation)| *operation).collect();
-            let begun_with = contents_at_birth(&ledger, &history, region);
-            let entry = |(index, applied): (u64, crate::check::Applied)| LogEntry {
-                index,
-                term: applied.term,
-                operation: OperationId(applied.operation),
-            };
-            let log: Vec<LogEntry> = ledger.applied(region).map(entry).collect();
-            match check_log(&operations, begun_with, &log) {
+            match check_region(&ledger, &history, region) {
                 Ok(witnessed) => self.checked.witnessed += witnessed.answered as u64,
-                Err(error) => ledger.violate("linearizable by its log", error.to_string()),
+                Err(error) => {
+                    let text = format!("region {region}: {error}");
+                    ledger.violate("linearizable by its log", text);
+                }
             }
         }
         let history: Vec<Operation> = history.into_iter().map(|(_, operation)| operation).collect();
@@ -241,6 +237,12 @@ impl World {
         })
     }
 
+    /// Whether nobody holds the mailbox of a region that is gone. A tick that is still to come does.
+    fn no_mailbox_leaks(&self) -> bool {
+        let mut running = self.processes.iter().filter_map(|process| process.running.as_ref());
+        running.all(|running| running.store.leaked_mailboxes() == 0)
+    }
+
     /// Everybody goes home in order.
     fn leave(&mut self) {
         for store in 1..=self.plan.cluster.stores {
@@ -263,17 +265,43 @@ impl World {
     }
 }
 
+/// Confirms the operations that went to a region by its log.
+fn check_region(
+    ledger: &Ledger,
+    history: &[(u64, Operation)],
+    region: u64,
+) -> Result<Witnessed, WitnessError> {
+    let of_region = history.iter().filter(|(at, _)| *at == region);
+    let operations: Vec<Operation> = of_region.map(|(_, operation)| *operation).collect();
+    let mut witness = Witness::new(&operations)?;
+    witness.hold(contents_at_birth(ledger, history, region));
+    let mut splits = ledger.splits(region).into_iter().peekable();
+    for (index, applied) in ledger.applied(region) {
+        while let Some(birth) = splits.next_if(|birth| birth.index < index) {
+            witness.part_with(|register| holds(&birth.description, register.key));
+        }
+        let (term, operation) = (applied.term, OperationId(applied.operation));
+        witness.apply(LogEntry { index, term, operation })?;
+    }
+    witness.finish()
+}
+
 /// What a region that was split off began with: what its parent's log had made of its registers.
 fn contents_at_birth(
     ledger: &Ledger,
     history: &[(u64, Operation)],
     region: u64,
-) -> Vec<(Register, u64)> {
-    let Some(birth) = ledger.birth(region) else { return Vec::new() };
-    let begun_with = contents_at_birth(ledger, history, birth.parent);
-    let mut values: BTreeMap<Register, u64> = begun_with.into_iter().collect();
-    let before = ledger.applied(birth.parent).filter(|(index, _)| *index < birth.index);
-    for (_, applied) in before {
+) -> BTreeMap<Register, u64> {
+    let Some(birth) = ledger.birth(region) else { return BTreeMap::new() };
+    let mut values = contents_at_birth(ledger, history, birth.parent);
+    let mut splits = ledger.splits(birth.parent).into_iter().peekable();
+    for (index, applied) in ledger.applied(birth.parent) {
+        if index > birth.index {
+            break;
+        }
+        while let Some(earlier) = splits.next_if(|earlier| earlier.index < index) {
+            values.retain(|register, _| !holds(&earlier.description, register.key));
+        }
         // Operations are numbered by their place.
         let (_, operation) = history[applied.operation as usize];
         let held = values.get(&operation.register).copied();
@@ -281,8 +309,11 @@ fn contents_at_birth(
             values.insert(operation.register, value);
         }
     }
-    let own = |(register, _): &(Register, u64)| holds(&birth.description, register.key);
-    values.into_iter().filter(own).collect()
+    while let Some(earlier) = splits.next_if(|earlier| earlier.index < birth.index) {
+        values.retain(|register, _| !holds(&earlier.description, register.key));
+    }
+    values.retain(|register, _| holds(&birth.description, register.key));
+    values
 }
 
 /// Within this time after all faults have stopped every region is served, with this election timeout.

@@ -9,9 +9,9 @@ use crate::random::Random;
 use crate::transport::{Outgoing, SimTransport};
 use parking_lot::Mutex;
 use raftstore::{
-    ByteSize, Bytes, Clock, DrivenStore, EngineConfig, LogStoreError, Peer, PeerId, PeerRole,
-    RaftEngineLogStore, RegionDescription, RegionEpoch, RegionId, StartError, Store, StoreConfig,
-    StoreId, StoreThread,
+    ByteSize, Bytes, Clock, DrivenStore, EngineConfig, LogStoreError, MemorySnapshotFiles, Peer,
+    PeerId, PeerRole, RaftEngineLogStore, RegionDescription, RegionEpoch, RegionId, StartError,
+    Store, StoreConfig, StoreId, StoreThread,
 };
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,6 +52,8 @@ pub(crate) struct Process {
     pub device: Device,
     /// Its state machine's state.
     pub machine: Arc<Mutex<MachineState>>,
+    /// Snapshots that were received and not installed.
+    pub snapshots: MemorySnapshotFiles,
     /// The store, while it runs.
     pub running: Option<Running>,
     /// Lives that have begun.
@@ -140,6 +142,7 @@ impl Process {
             id,
             device,
             machine: Arc::default(),
+            snapshots: MemorySnapshotFiles::default(),
             running: None,
             lives: 0,
             paused: false,
@@ -204,6 +207,7 @@ impl Process {
             .log_store(Arc::new(log))
             .state_machine(Arc::new(machine))
             .transport(transport)
+            .snapshot_files(Arc::new(self.snapshots.clone()))
             .clock(self.clock.clone())
             .start_driven();
         // Whatever it says: a process that is gone says nothing.

@@ -124,7 +124,7 @@ fn checkers_agree_with_the_definition() {
             operation: operations[*place].id,
         };
         let log: Vec<LogEntry> = order.iter().enumerate().map(entry).collect();
-        let by_log = check_log(&operations, Vec::new(), &log);
+        let by_log = check_log(&operations, &log);
         let explained = explains(&operations, &order);
         assert_eq!(by_log.is_ok(), explained, "seed {seed}: {by_log:?} {operations:?}");
         linearizable += u64::from(any);

@@ -127,6 +127,14 @@ impl Ledger {
         self.births.get(&region)
     }
 
+    /// What was split off a region, in the order of its log.
+    pub fn splits(&self, region: u64) -> Vec<&Birth> {
+        let mut splits: Vec<&Birth> =
+            self.births.values().filter(|birth| birth.parent == region).collect();
+        splits.sort_by_key(|birth| birth.index);
+        splits
+    }
+
     /// The commands of a region in the order of their indexes.
     pub fn applied(&self, region: u64) -> impl Iterator<Item = (u64, Applied)> + '_ {
         let log = self.applied.get(&region);

@@ -107,13 +107,13 @@ fn spoils(
         let (pending_per_mille, unique) = (0, true);
         let shape = Shape { pending_per_mille, unique, ..Shape::any(&mut random) };
         let mut history = history(&mut random, shape);
-        assert!(check_log(&history.operations, Vec::new(), &history.log).is_ok(), "seed {seed}");
+        assert!(check_log(&history.operations, &history.log).is_ok(), "seed {seed}");
         assert_eq!(history.linear_error(), None, "seed {seed}");
         if !spoil(&mut history, &mut random) {
             continue;
         }
         spoilt += 1;
-        let error = check_log(&history.operations, Vec::new(), &history.log);
+        let error = check_log(&history.operations, &history.log);
         let error = error.expect_err(&format!("seed {seed}: the witness checker sees nothing"));
         assert!(is_expected(&error), "seed {seed}: {error}");
         let error = history.linear_error();
@@ -280,7 +280,7 @@ fn good_histories_pass_both() {
         let mut random = Random::new(seed);
         let shape = Shape::any(&mut random);
         let history = history(&mut random, shape);
-        match check_log(&history.operations, Vec::new(), &history.log) {
+        match check_log(&history.operations, &history.log) {
             Ok(witnessed) => {
                 answered += witnessed.answered;
                 silent += witnessed.silent;
