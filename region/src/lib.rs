@@ -16,11 +16,15 @@
 //!       after one is written, and synced if it [`needs_sync`](LogWrite::needs_sync), make a
 //!       [`Persisted`] of it, release its held messages, and call [`persisted`](Region::persisted);
 //!    3. hand `effects.apply` to the state machine, in order, and call
-//!       [`applied`](Region::applied) afterwards;
+//!       [`applied`](Region::applied) afterwards; a [`RegionChange`] in it is carried out in its turn;
 //!    4. if there is a `compact_request`: lower it to what the state machine has flushed, call
 //!       [`compact_to`](Region::compact_to), and write the new [`TruncatedState`];
 //!    5. run `effects.answers`.
-//! 3. If there is `effects.fatal`: drop the region and tell the operator. The others go on.
+//! 3. Make the snapshots that `effects.snapshots_wanted` names, elsewhere, and say so with
+//!    [`snapshot_ready`](Region::snapshot_ready); step a message with a snapshot only when its contents
+//!    lie complete and durable on this store.
+//! 4. If there is `effects.removed`: write a tombstone, destroy the contents, drop the region.
+//! 5. If there is `effects.fatal`: drop the region and tell the operator. The others go on.
 //!
 //! # Where to read what
 //!
@@ -29,6 +33,10 @@
 //! | `region` | the order of things; everything else is a part of it |
 //! | `guard` | what a stranger may send |
 //! | `admission` | which proposals may enter |
+//! | `changes` | split, other peers, another leader, removal; the order of all that |
+//! | `membership`, `split`, `transfer` | which of these are sound, and what they come to |
+//! | `pending` | what has begun and waits |
+//! | `snapshots`, `peer_book` | what raft-rs asks for others; who is where, who was heard of |
 //! | `proposals` | who is answered what, once |
 //! | `persistence` | what must wait for which write |
 //! | `storage`, `entry_cache`, `term_runs` | where entries and terms are read |
@@ -40,8 +48,8 @@
 //!
 //! # Caveats
 //!
-//! Snapshots, membership changes, leadership transfer, reads and splits are yet to come. Until
-//! there are snapshots, a peer that is down keeps the logs of its regions from being cut.
+//! The numbers of writes begin anew when a region is dropped and restored; see
+//! [`Region::persisted`].
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

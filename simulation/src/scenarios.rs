@@ -191,6 +191,13 @@ pub const SCENARIOS: &[Scenario] = &[
         promises: MOVES,
         build: |_, random| moves(random, &[MOVES, CRASHES]),
     },
+    Scenario {
+        name: "steps",
+        about: "each move of a region is cut short at one of its steps, on one of its stores",
+        share: 8,
+        promises: &[FaultKind::CrashInsideStep, FaultKind::RegionSplit, FaultKind::PeersChanged],
+        build: steps,
+    },
     matrix("matrix", "five stores without faults", 2, |_, random| switches(random, "")),
     matrix("matrix-u", "10 % of messages lost", 2, |_, random| switches(random, "u")),
     matrix("matrix-p", "a new cut every 0.5 to 0.7 s", 2, |_, random| switches(random, "p")),
@@ -308,6 +315,31 @@ fn moves(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
             act(&mut plan, at_us, action);
         }
         at_us += random.within(10..3_000) * MS;
+    }
+    plan
+}
+
+/// Moves with time to recover between them, and a store that ends at one of the next calls that it makes to
+/// log store, state machine or transport.
+fn steps(_: &Scenario, random: &mut Random) -> Plan {
+    let stores = *random.pick(&[3, 4, 5]);
+    let (mut cluster, mut load) = (cluster(random, stores), load(random));
+    cluster.regions = random.within(1..3);
+    cluster.compact_after_entries = *random.pick(&[10, 100]);
+    load.keys = random.within(2..8);
+    let gap_us = 2 * cluster.election_us();
+    let mut plan = calm(cluster, load);
+    plan.cluster.regions_move = true;
+    flush_now_and_then(&mut plan, random);
+    let mut at_us = 2 * SECOND;
+    while at_us + SECOND < plan.duration_us {
+        let kind = *random.pick(&MOVES[..3]);
+        act(&mut plan, at_us, any_move(kind, random));
+        let store = 1 + random.below(stores);
+        let (calls, down_us) = (random.within(1..25), random.within(20..1_000) * MS);
+        let after_us = random.below(3 * MS);
+        act(&mut plan, at_us + after_us, Action::CrashInside { store, calls, down_us });
+        at_us += random.within(gap_us / 4..gap_us);
     }
     plan
 }
