@@ -122,6 +122,9 @@ impl Creator {
         let region_id = description.id;
         let fail = |reason: String| StartError::Region { region_id, reason };
         description.validate().map_err(|error| fail(error.to_string()))?;
+        if description.joint {
+            return Err(fail("a change of its peers is said to be under way".to_owned()));
+        }
         if region_id.get() > MAX_REGION_ID {
             return Err(fail(format!("ids above {MAX_REGION_ID} are reserved")));
         }
@@ -216,15 +219,25 @@ impl Creator {
             if free && !had_range {
                 self.ranges.remove_region(region.id());
             }
-            let peer = region.peer().id;
-            let name = staged_name(region.id(), peer, applied.index, applied.term);
             if region.installs_up_to() != Some(applied.index) {
-                if let Err(error) = self.files.remove(&name) {
-                    tracing::warn!(name, %error, "a snapshot cannot be removed");
-                }
+                self.remove_staged(region.id(), region.peer().id, &applied);
             }
         }
         stepped
+    }
+
+    fn remove_staged(&self, region: RegionId, peer: PeerId, applied: &AppliedState) {
+        let name = staged_name(region, peer, applied.index, applied.term);
+        if let Err(error) = self.files.remove(&name) {
+            tracing::warn!(name, %error, "a snapshot cannot be removed");
+        }
+    }
+
+    /// A snapshot is complete, and nobody takes it.
+    pub(crate) fn discard_snapshot(&self, envelope: &Envelope) {
+        if let Ok(applied) = snapshot_of(envelope) {
+            self.remove_staged(envelope.region_id, envelope.to.id, &applied);
+        }
     }
 
     /// Proposes a change of a region, unless ids that it brings are known here already.

@@ -70,8 +70,10 @@ impl StoreFsm {
                         .map_or(0, |applied| applied.description.epoch.conf_ver);
                     self.creator.create_for_leader(&router, region, peer, conf_ver);
                 }
-                if outbox.force_send(region.get(), RegionMessage::Raft(envelope)).is_err() {
+                let sent = outbox.force_send(region.get(), RegionMessage::Raft(envelope));
+                if let Err(RegionMessage::Raft(envelope)) = sent.map_err(SendError::into_message) {
                     self.creator.metrics.count_dropped("region_not_found", 1);
+                    self.creator.discard_snapshot(&envelope);
                 }
             }
             StoreMessage::Created(region) => self.give_held(region, outbox),
