@@ -27,6 +27,7 @@ use region::{
     RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::panic::resume_unwind;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -307,8 +308,8 @@ impl Creator {
         }
     }
 
-    /// Brings all regions back that the log store holds.
-    pub(crate) fn restore_all(&self, router: &RegionRouter, mut stored: Stored) {
+    /// Brings all regions back that the log store holds, on so many threads; with none, on this one.
+    pub(crate) fn restore_all(&self, router: &RegionRouter, mut stored: Stored, threads: usize) {
         for damaged in stored.damaged {
             tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
             self.set_aside.lock().insert(damaged.region_id, damaged.reason);
@@ -323,9 +324,25 @@ impl Creator {
                 hard_state.commit = hard_state.commit.max(index.get().min(region.last_index.get()));
             }
         }
-        for region in stored.regions {
-            self.restore(router, region);
+        if threads == 0 {
+            return stored.regions.into_iter().for_each(|region| self.restore(router, region));
         }
+        let share = stored.regions.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let mut regions = stored.regions.into_iter();
+            let mut restorers = Vec::new();
+            loop {
+                let part: Vec<StoredRegion> = regions.by_ref().take(share).collect();
+                if part.is_empty() {
+                    break;
+                }
+                let restore = || part.into_iter().for_each(|region| self.restore(router, region));
+                restorers.push(scope.spawn(restore));
+            }
+            for restorer in restorers {
+                restorer.join().unwrap_or_else(|panic| resume_unwind(panic));
+            }
+        });
     }
 
     /// Parents whose last splits the state machine has lost, and up to which entry they must be replayed.

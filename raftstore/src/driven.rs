@@ -87,7 +87,7 @@ impl DrivenStore {
         let workers = parts.apply_queues.iter().map(|queue| parts.apply_worker(queue, router));
         let figures = Figures::new(&handle.inner, &parts.write_queues, &parts.apply_queues);
         registry.register(Box::new(figures.clone()))?;
-        parts.creator.restore_all(router, stored);
+        parts.creator.restore_all(router, stored, 0);
         Ok(Self {
             streams: parts.stream_worker(router),
             chores: parts.chore_worker(router),

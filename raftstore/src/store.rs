@@ -16,7 +16,7 @@ use crate::write_path::persist::WriteQueue;
 use batch_system::Pool;
 use prometheus::{Encoder, Registry, TextEncoder};
 use region::StoreId;
-use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -112,12 +112,9 @@ impl Store {
             figures,
         };
         store.start_threads(&parts)?;
-        // The caller's thread may have read another log; see `log_store/reads.rs`.
-        std::thread::scope(|scope| {
-            let router = &store.handle.inner.router;
-            let restorer = scope.spawn(|| parts.creator.restore_all(router, stored));
-            restorer.join().unwrap_or_else(|panic| resume_unwind(panic));
-        });
+        // On threads of their own: the caller's may have read another log; see `log_store/reads.rs`.
+        let router = &store.handle.inner.router;
+        parts.creator.restore_all(router, stored, parts.config.poller_count());
         Ok(store)
     }
 
