@@ -218,7 +218,7 @@ impl Load {
                 routes: cluster.routes.clone(),
                 stop: stop.clone(),
                 done: done.clone(),
-                channel: unbounded(),
+                answers: unbounded(),
                 tally: Tally::default(),
                 state: number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             };
@@ -252,12 +252,15 @@ impl Load {
     }
 }
 
+/// A write, and what became of it.
+type Told = (Under, Answer);
+
 struct Client {
     handles: Vec<StoreHandle>,
     routes: Arc<Routes>,
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
-    channel: (Sender<(Under, Answer)>, Receiver<(Under, Answer)>),
+    answers: (Sender<Told>, Receiver<Told>),
     tally: Tally,
     state: u64,
 }
@@ -267,7 +270,7 @@ impl Client {
         (0..depth).for_each(|_| self.begin());
         let mut open = depth;
         while open > 0 {
-            let Ok((under, answer)) = self.channel.1.recv() else { break };
+            let Ok((under, answer)) = self.answers.1.recv() else { break };
             let ended = match answer {
                 Ok(_) => {
                     self.done.fetch_add(1, Ordering::Relaxed);
@@ -322,7 +325,7 @@ impl Client {
         let Some((region, leader)) = self.routes.find(&key) else { return };
         let command = MapCommand::put(key.clone(), key.clone()).encode();
         let write = Write::new(command).at_epoch(region.epoch);
-        let (sender, id) = (self.channel.0.clone(), region.id);
+        let (sender, id) = (self.answers.0.clone(), region.id);
         let handle = &self.handles[leader.min(self.handles.len() - 1)];
         handle.propose_with(id, write, move |answer| {
             let _ = sender.send((Under { key, began, region: id }, answer));
