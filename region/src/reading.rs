@@ -188,11 +188,11 @@ impl Region {
         let mut now = Vec::new();
         queue.take_applied(applied, |read, way| now.push((read, way)));
         let (region_id, epoch) = (self.id(), self.description.epoch);
-        let generation = self.reading.generation;
+        let (peer_id, generation) = (self.peer.id, self.reading.generation);
         for (read, way) in now {
             let answer: ReadAnswer = match read.epoch.is_some_and(|known| known != epoch) {
                 true => Err(self.read_epoch_error()),
-                false => Ok(ReadPoint { region_id, epoch, applied, way, generation }),
+                false => Ok(ReadPoint { region_id, peer_id, epoch, applied, way, generation }),
             };
             effects.reads.push((read.callback, answer));
         }

@@ -73,6 +73,8 @@ impl ReadWay {
 pub struct ReadPoint {
     /// The region.
     pub region_id: RegionId,
+    /// The peer here. With `generation` it sets the point apart from those of all other lives of the region.
+    pub peer_id: PeerId,
     /// What the region is.
     pub epoch: RegionEpoch,
     /// At least this is applied.
@@ -337,7 +339,7 @@ impl ReadQueue {
     }
 }
 
-/// Whether a region of `term` answers for reads asked in it: see `Serving`.
+/// How a region stands to readers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Serving {
     /// Goes up with whatever makes what was found out about reads before worthless: another term, role or
