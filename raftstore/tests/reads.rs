@@ -5,8 +5,9 @@ mod common;
 use bytes::Bytes;
 use common::{config, eventually, region, Cluster, DEADLINE};
 use raftstore::{
-    AdminRequest, Index, MapCommand, NewRegion, OrderedMap, PeerId, ReadError, ReadRequest,
-    ReadWay, RegionEpoch, RegionId, SplitRequest, StoreConfig, StoreHandle, StoreId,
+    AdminRequest, Envelope, InProcessTransport, Index, MapCommand, MemoryLogStore, NewRegion,
+    OrderedMap, PeerId, ReadError, ReadRequest, ReadWay, RegionEpoch, RegionId, SnapshotMessage,
+    SplitRequest, StoreBuilder, StoreConfig, StoreHandle, StoreId, Transport,
 };
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

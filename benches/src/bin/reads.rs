@@ -99,7 +99,8 @@ fn start(regions: u64) -> (Vec<Store>, Vec<Arc<OrderedMap>>) {
             .expect("a store in memory starts");
         network.connect(store.handle());
         store.handle().bootstrap(&descriptions).expect("sound regions");
-        (stores.push(store), maps.push(map));
+        stores.push(store);
+        maps.push(map);
     }
     let first = stores[0].handle();
     for id in 1..=regions {
