@@ -131,13 +131,18 @@ impl Metrics {
                 &["reason"],
             )?,
         };
-        for collector in metrics.collectors() {
+        metrics.register_all(registry)?;
+        Ok(metrics)
+    }
+
+    fn register_all(&self, registry: &Registry) -> prometheus::Result<()> {
+        for collector in self.collectors() {
             registry.register(collector)?;
         }
         for role in ["leader", "follower", "candidate", "new"] {
-            metrics.regions.with_label_values(&[role]).set(0);
+            self.regions.with_label_values(&[role]).set(0);
         }
-        Ok(metrics)
+        Ok(())
     }
 
     /// Takes everything off `registry`; what is not there is passed over.

@@ -8,7 +8,7 @@ use crate::reads::read_error;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::write_path::Stage;
 use raft::eraftpb::MessageType;
-use region::{Effects, Proposal, ProposeError, Read};
+use region::{Effects, Proposal, ProposeError, Read, Region};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +97,17 @@ impl ProposeStation {
                 RegionMessage::Status(answer) => answer(region.status()),
             }
         }
+        self.enter(&mut fsm.region, now, effects, metrics);
+    }
+
+    /// What was gathered on the way, all at once.
+    fn enter(
+        &mut self,
+        region: &mut Region,
+        now: Duration,
+        effects: &mut Effects,
+        metrics: &LocalMetrics,
+    ) {
         if let Some(oldest) = self.proposals.first() {
             let waited = now.saturating_sub(Duration::from_nanos(oldest.stamp));
             metrics.observe(Stage::Propose, waited);
@@ -104,10 +115,10 @@ impl ProposeStation {
             // From here on the stamp says when the proposal was appended.
             let stamp = now.as_nanos() as u64;
             self.proposals.iter_mut().for_each(|proposal| proposal.stamp = stamp);
-            fsm.region.propose(&mut self.proposals, effects);
+            region.propose(&mut self.proposals, effects);
         }
         if !self.reads.is_empty() {
-            fsm.region.read(&mut self.reads, effects);
+            region.read(&mut self.reads, effects);
         }
     }
 }
