@@ -69,6 +69,11 @@ pub struct RaftSettings {
     pub election_ticks: usize,
     /// A leader sends heartbeats this often.
     pub heartbeat_ticks: usize,
+    /// How long a leader may answer reads alone after it sent what a quorum has answered. Left out: two ticks
+    /// less than the election timeout, and that less the [drift](Self::MAX_CLOCK_DRIFT) of clocks. Zero: it
+    /// asks for each read.
+    #[serde(with = "humantime_serde")]
+    pub lease: Option<Duration>,
     /// The largest command that may be proposed.
     #[serde(serialize_with = "exactly")]
     pub max_proposal_size: ByteSize,
@@ -143,6 +148,7 @@ impl Default for RaftSettings {
             tick_interval: Duration::from_millis(500),
             election_ticks: region.election_ticks,
             heartbeat_ticks: region.heartbeat_ticks,
+            lease: None,
             max_proposal_size: ByteSize(region.max_proposal_bytes as u64),
             max_append_size: ByteSize(region.max_size_per_msg_bytes as u64),
             max_inflight_appends: region.max_inflight_msgs,
@@ -157,6 +163,18 @@ impl Default for RaftSettings {
             spare_size: ByteSize(region.spare_bytes),
             seed: region.seed,
         }
+    }
+}
+
+impl RaftSettings {
+    /// By how much the rates of two stores' clocks may differ. A cluster with worse clocks must not use
+    /// leases.
+    pub const MAX_CLOCK_DRIFT: f64 = 0.1;
+
+    /// So many ticks less than an election timeout, by the slowest clock.
+    fn lease_below(&self, ticks: usize) -> Duration {
+        let ticks = self.election_ticks.saturating_sub(ticks).min(10_000);
+        self.tick_interval.mul_f64(ticks as f64 * (1.0 - Self::MAX_CLOCK_DRIFT))
     }
 }
 
@@ -232,6 +250,13 @@ impl StoreConfig {
                 self.log.purge_threshold, self.log.target_file_size
             )));
         }
+        // A peer counts whole ticks, and the first may come at once: its promise may be a tick shorter.
+        let (lease, most) = (self.raft.lease.unwrap_or_default(), self.raft.lease_below(1));
+        if lease > most {
+            return Err(StartError::Config(format!(
+                "raft.lease is {lease:?}, allowed is 0s to {most:?}: by clocks and a tick less than the election timeout"
+            )));
+        }
         self.region_config().validate().map_err(|error| {
             let key = key_of(error.field);
             StartError::Config(format!("{key} is {}, allowed is {}", error.value, error.allowed))
@@ -267,6 +292,7 @@ impl StoreConfig {
             compact_after_ticks: raft.compact_after_ticks,
             spare_entries: raft.spare_entries,
             spare_bytes: raft.spare_size.as_u64(),
+            lease: raft.lease.unwrap_or_else(|| raft.lease_below(2)),
             seed: raft.seed,
             ..RegionConfig::new(self.cluster_id)
         }
@@ -316,6 +342,18 @@ mod tests {
         assert!(!config.sync);
         assert_eq!(config.raft.tick_interval, Duration::from_millis(50));
         assert_eq!(config.region_config().max_proposal_bytes, 2 << 20);
+    }
+
+    #[test]
+    fn a_lease_is_shorter_than_any_promise_by_the_slowest_clock() {
+        let lease = |text: &str| StoreConfig::from_toml(text).expect("sound").region_config().lease;
+        assert_eq!(lease(""), Duration::from_millis(3_600));
+        assert_eq!(lease("[raft]\nlease = \"0s\""), Duration::ZERO);
+        assert_eq!(lease("[raft]\nlease = \"4050ms\""), Duration::from_millis(4_050));
+        assert_eq!(
+            lease("[raft]\nheartbeat_ticks = 1\nelection_ticks = 3"),
+            Duration::from_millis(450)
+        );
     }
 
     #[test]
@@ -371,6 +409,8 @@ mod tests {
             ("[raft]\nelection_ticks = 1", vec!["election_ticks"]),
             ("queue_size = \"1 B\"", vec!["queue_size"]),
             ("[log]\npurge_threshold = \"1 MiB\"", vec!["log.purge_threshold is 1", "128"]),
+            ("[raft]\nlease = \"4060ms\"", vec!["raft.lease is 4.06s, allowed is 0s to 4.05s"]),
+            ("[raft]\nlease = \"5s\"", vec!["raft.lease is 5s"]),
             ("cluster_id = 0", vec!["cluster_id is 0"]),
             ("[raft]\nmax_append_size = \"1 TiB\"", vec!["raft.max_append_size is"]),
         ] {

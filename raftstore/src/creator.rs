@@ -13,6 +13,7 @@ use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::range_map::RangeMap;
+use crate::read_gate::ReadGates;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::snapshot::{
     forget, install_staged, staged_name, Chore, ChoreQueue, InstallError, SnapshotFiles,
@@ -45,6 +46,7 @@ pub(crate) struct Creator {
     pub(crate) files: Arc<dyn SnapshotFiles>,
     pub(crate) ranges: Arc<RangeMap>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) gates: Arc<ReadGates>,
     pub(crate) set_aside: SetAside,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
@@ -434,9 +436,12 @@ impl Creator {
             }
         }
         self.metrics.region_added();
-        let fsm = Box::new(RegionFsm::new(region));
-        let registered = router.register(region_id.get(), fsm, Priority::Normal);
-        registered.map_err(|error| error.to_string())?;
+        let gate = self.gates.open(region_id, region.peer().id);
+        let fsm = Box::new(RegionFsm::new(region, gate.clone()));
+        if let Err(error) = router.register(region_id.get(), fsm, Priority::Normal) {
+            self.gates.close(&gate);
+            return Err(error.to_string());
+        }
         self.start_ticking(router, region_id);
         let _ = router.force_send_control(StoreMessage::Created(region_id));
         Ok(())

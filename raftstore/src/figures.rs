@@ -5,7 +5,8 @@ use crate::write_path::apply::ApplyQueue;
 use crate::write_path::persist::WriteQueue;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntGauge, Opts};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
+use region::ReadWay;
 use std::sync::Arc;
 
 /// Gathered by the registry while the store runs.
@@ -77,6 +78,15 @@ impl Figures {
         ]
     }
 
+    fn reads(&self) -> IntCounterVec {
+        let opts = self.opts("reads_total", "Reads by how it became known that they may look.");
+        let reads = IntCounterVec::new(opts, &["way"]).expect("names and helps are sound");
+        for way in ReadWay::ALL {
+            reads.with_label_values(&[way.label()]).inc_by(self.inner.metrics.reads(way));
+        }
+        reads
+    }
+
     fn opts(&self, name: &str, help: &str) -> Opts {
         Opts::new(format!("raftstore_{name}"), help)
             .const_label("store", self.inner.store_id.to_string())
@@ -95,6 +105,7 @@ impl Figures {
             gauge.set(value as i64);
             all.push(Box::new(gauge));
         }
+        all.push(Box::new(self.reads()));
         all
     }
 }

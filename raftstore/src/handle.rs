@@ -7,6 +7,7 @@ use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::range_map::RangeMap;
+use crate::read_gate::ReadGates;
 use crate::region_fsm::RegionRouter;
 use crate::snapshot::{SnapshotMessage, StreamQueue, StreamTask};
 use crate::store_fsm::SetAside;
@@ -69,6 +70,7 @@ pub(crate) struct HandleInner {
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ranges: Arc<RangeMap>,
+    pub(crate) gates: Arc<ReadGates>,
     pub(crate) set_aside: SetAside,
     pub(crate) streams: Arc<StreamQueue>,
     /// Gone once the store has stopped, so that a handle does not keep the log store open.
@@ -135,7 +137,7 @@ impl StoreHandle {
     /// Sends what carries a callback, or has the callback hear why that is not possible.
     pub(crate) fn send_or_refuse(&self, region: RegionId, message: RegionMessage) {
         if let Err(refused) = self.inner.router.send(region.get(), message) {
-            let error = self.refusal(region, &refused);
+            let error = self.inner.refusal(region, &refused);
             match refused.into_message() {
                 RegionMessage::Propose(Proposal { callback, .. })
                 | RegionMessage::Admin(_, Proposal { callback, .. })
@@ -264,15 +266,22 @@ impl StoreHandle {
             }
         }
     }
+}
 
-    fn refusal(&self, region_id: RegionId, refused: &SendError<RegionMessage>) -> ProposeError {
+impl HandleInner {
+    /// Why a message for a region was not taken.
+    pub(crate) fn refusal(
+        &self,
+        region_id: RegionId,
+        refused: &SendError<RegionMessage>,
+    ) -> ProposeError {
         if refused.is_full() {
             return ProposeError::Busy { region_id, reason: "the mailbox is full" };
         }
-        if self.inner.stopped.load(Ordering::Acquire) {
+        if self.stopped.load(Ordering::Acquire) {
             return ProposeError::Stopped { region_id };
         }
-        match self.inner.set_aside.lock().contains_key(&region_id) {
+        match self.set_aside.lock().contains_key(&region_id) {
             true => ProposeError::Quarantined { region_id },
             false => ProposeError::RegionNotFound { region_id },
         }

@@ -27,6 +27,8 @@ mod parts;
 mod peers;
 mod poller;
 mod range_map;
+mod read_gate;
+mod reads;
 mod region_fsm;
 mod snapshot;
 mod state_machine;
@@ -49,6 +51,7 @@ pub use log_store::{
     DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
     RaftEngineLogStore, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
 };
+pub use reads::{ReadFuture, ReadRequest, RegionReader};
 pub use snapshot::{
     DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotBody, SnapshotFiles, SnapshotId,
     SnapshotMessage, StagedSnapshot,
@@ -65,9 +68,10 @@ pub use write_path::Stage;
 
 pub use region::{
     Answer, AppliedState, ChangeError, DecodeError, Envelope, Index, LogReadError, LogReader,
-    NewRegion, Origin, Peer, PeerChange, PeerId, PeerRole, ProposeError, RegionDescription,
-    RegionEpoch, RegionId, RegionRecord, RegionStatus, Response, Role, SplitError, SplitRequest,
-    StoreId, StoreIdent, Term, TransferError, TruncatedState, INITIAL_INDEX,
+    NewRegion, Origin, Peer, PeerChange, PeerId, PeerRole, ProposeError, ReadError, ReadPoint,
+    ReadWay, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus, Response, Role,
+    SplitError, SplitRequest, StoreId, StoreIdent, Term, TransferError, TruncatedState,
+    INITIAL_INDEX,
 };
 
 /// The files below raft-engine, for a log store whose files are not the machine's.

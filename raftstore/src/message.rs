@@ -2,7 +2,7 @@
 
 use region::{
     AdminCommand, Answer, AppliedState, Callback, Envelope, Index, PeerId, Persisted, Proposal,
-    RegionDescription, RegionFailure, RegionId, RegionStatus,
+    Read, RegionDescription, RegionFailure, RegionId, RegionStatus,
 };
 use std::sync::Arc;
 
@@ -12,6 +12,8 @@ pub(crate) enum RegionMessage {
     Raft(Box<Envelope>),
     /// From a user.
     Propose(Proposal),
+    /// From a user: he wants to look at the state machine.
+    Read(Read),
     /// From a log writer: a write is durable.
     Persisted(Persisted),
     /// From an apply thread: committed commands have been carried out.

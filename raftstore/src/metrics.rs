@@ -2,13 +2,17 @@
 //! no label names a region.
 
 use crate::write_path::Stage;
+use crossbeam::utils::CachePadded;
 use prometheus::core::Collector;
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 use raft::eraftpb::MessageType;
-use region::{Answer, Role, RoleChange, StoreId};
+use region::{Answer, ReadError, ReadWay, Role, RoleChange, StoreId};
+use rustc_hash::FxHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +21,18 @@ const FLUSH_EVERY: Duration = Duration::from_millis(10);
 
 /// Message types of raft 0.7 are numbered from 0 to below this.
 const MESSAGE_TYPES: usize = 19;
+
+/// Counters of reads lie this far apart, and threads take turns.
+const READ_STRIPES: usize = 16;
+
+thread_local! {
+    /// Where this thread counts its reads.
+    static STRIPE: usize = {
+        let mut hasher = FxHasher::default();
+        std::thread::current().id().hash(&mut hasher);
+        (hasher.finish() >> 32) as usize % READ_STRIPES
+    };
+}
 
 /// The metrics of one store.
 pub(crate) struct Metrics {
@@ -41,6 +57,9 @@ pub(crate) struct Metrics {
     created: IntCounterVec,
     destroyed: IntCounter,
     description_changes: IntCounter,
+    /// By way, and by thread: readers must not wait for each other's caches.
+    reads: Vec<CachePadded<[AtomicU64; 4]>>,
+    reads_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -106,14 +125,24 @@ impl Metrics {
                 "description_changes_total",
                 "Times a region here got other peers or another range.",
             ))?,
+            reads: (0..READ_STRIPES).map(|_| CachePadded::default()).collect(),
+            reads_refused: IntCounterVec::new(
+                opts("reads_refused_total", "Reads that were not answered."),
+                &["reason"],
+            )?,
         };
-        for collector in metrics.collectors() {
+        metrics.register_all(registry)?;
+        Ok(metrics)
+    }
+
+    fn register_all(&self, registry: &Registry) -> prometheus::Result<()> {
+        for collector in self.collectors() {
             registry.register(collector)?;
         }
         for role in ["leader", "follower", "candidate", "new"] {
-            metrics.regions.with_label_values(&[role]).set(0);
+            self.regions.with_label_values(&[role]).set(0);
         }
-        Ok(metrics)
+        Ok(())
     }
 
     /// Takes everything off `registry`; what is not there is passed over.
@@ -146,6 +175,7 @@ impl Metrics {
             Box::new(self.created.clone()),
             Box::new(self.destroyed.clone()),
             Box::new(self.description_changes.clone()),
+            Box::new(self.reads_refused.clone()),
         ]
     }
 
@@ -182,6 +212,23 @@ impl Metrics {
 
     pub(crate) fn count_destroyed(&self) {
         self.destroyed.inc();
+    }
+
+    /// A read has looked.
+    pub(crate) fn count_read(&self, way: ReadWay) {
+        let stripe = STRIPE.with(|stripe| *stripe);
+        self.reads[stripe][way as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many reads have looked, by way.
+    pub(crate) fn reads(&self, way: ReadWay) -> u64 {
+        self.reads.iter().map(|ways| ways[way as usize].load(Ordering::Relaxed)).sum()
+    }
+
+    /// A read was refused; gives the reason back.
+    pub(crate) fn count_refused_read(&self, error: ReadError) -> ReadError {
+        self.reads_refused.with_label_values(&[error.label()]).inc();
+        error
     }
 
     pub(crate) fn count_description_change(&self) {

@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::poller::StorePoller;
 use crate::range_map::RangeMap;
+use crate::read_gate::ReadGates;
 use crate::region_fsm::RegionRouter;
 use crate::snapshot::{
     ChoreQueue, ChoreWorker, SnapshotFiles, StreamLimits, StreamQueue, StreamWorker, Traffic,
@@ -25,7 +26,8 @@ use crate::write_path::respond::RespondStation;
 use crate::write_path::send::SendStation;
 use batch_system::Limits;
 use parking_lot::Mutex;
-use region::StoreId;
+use region::{RegionConfig, StoreId};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
@@ -68,13 +70,18 @@ impl Parts {
         let health = Arc::new(Health::default());
         let creator = Creator {
             store_id,
-            region_config: Arc::new(config.region_config()),
+            region_config: Arc::new(RegionConfig {
+                // The keys that the standard library draws for it are others each time.
+                incarnation: RandomState::new().hash_one(store_id),
+                ..config.region_config()
+            }),
             tick_interval: config.raft.tick_interval,
             log_store: seams.log_store.clone(),
             state_machine: seams.state_machine.clone(),
             files: seams.snapshot_files.clone(),
             ranges: Arc::new(RangeMap::default()),
             peers: Arc::new(Peers::default()),
+            gates: Arc::new(ReadGates::default()),
             set_aside: SetAside::default(),
             health: health.clone(),
             metrics: metrics.clone(),
@@ -220,6 +227,7 @@ impl Parts {
             health: self.health.clone(),
             metrics: self.metrics.clone(),
             ranges: self.creator.ranges.clone(),
+            gates: self.creator.gates.clone(),
             set_aside: self.creator.set_aside.clone(),
             streams: self.streams.clone(),
             creator: Mutex::new(Some(self.creator.clone())),

@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::LocalMetrics;
+use crate::reads::read_error;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::store_fsm::{SetAside, StoreFsm};
 use crate::write_path::apply::ApplyDone;
@@ -94,7 +95,12 @@ impl StorePoller {
         for (slot, what) in done {
             let Some(fsm) = cursor.find(slot) else { continue };
             match what {
-                ApplyDone::Applied(index) => fsm.region.applied(index),
+                ApplyDone::Applied(index) => {
+                    fsm.region.applied(index);
+                    fsm.region.answer_reads(&mut self.effects);
+                    respond.add_reads(&mut self.effects.reads);
+                    fsm.publish();
+                }
                 ApplyDone::Compact(index) => {
                     let region_id = fsm.region.id();
                     let kept_from = match self.log_is_volatile {
@@ -151,8 +157,12 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
             let stopped = ProposeError::Stopped { region_id: fsm.region.id() };
             refuse(messages, &stopped);
             fsm.region.shutdown(&mut self.effects);
+            fsm.publish();
+            self.collect.respond.add_reads(&mut self.effects.reads);
             return self.collect.respond.add_all(&mut self.effects.answers);
         }
+        // Later than when its messages came, which the clock of the round may not be.
+        fsm.region.set_time(self.clock.now());
         self.propose.run(fsm, messages, self.now, &mut self.effects, &mut self.metrics, outbox);
         self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
     }
@@ -195,6 +205,8 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         }
         self.metrics.region_gone(fsm.role);
         self.collect.respond.add_all(&mut self.effects.answers);
+        self.collect.respond.add_reads(&mut self.effects.reads);
+        self.collect.creator.gates.close(&fsm.gate);
         // After a panic the region is not asked any more: its callbacks answer "unknown" as it is
         // dropped.
         drop(fsm);
@@ -223,6 +235,7 @@ fn refuse(messages: &mut Vec<RegionMessage>, error: &ProposeError) {
             RegionMessage::Propose(Proposal { callback, .. })
             | RegionMessage::Admin(_, Proposal { callback, .. })
             | RegionMessage::TransferLeader(_, callback) => callback.call(Err(error.clone())),
+            RegionMessage::Read(read) => read.callback.call(Err(read_error(error.clone()))),
             _ => {}
         }
     }

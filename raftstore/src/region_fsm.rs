@@ -1,9 +1,11 @@
 //! The normal FSM of the store's pool: one region's peer.
 
 use crate::message::RegionMessage;
+use crate::read_gate::ReadGate;
 use crate::store_fsm::StoreFsm;
 use batch_system::{Fsm, Outbox, Router};
-use region::{Region, Role};
+use region::{Region, Role, Serving};
+use std::sync::Arc;
 
 /// The store's router.
 pub(crate) type RegionRouter = Router<RegionFsm, StoreFsm>;
@@ -17,6 +19,10 @@ pub(crate) struct RegionFsm {
     pub(crate) role: Option<Role>,
     /// Its number among the FSMs of the current round.
     pub(crate) slot: u32,
+    /// Where readers look.
+    pub(crate) gate: Arc<ReadGate>,
+    /// As they see it.
+    published: Option<Serving>,
 }
 
 impl Fsm for RegionFsm {
@@ -24,7 +30,14 @@ impl Fsm for RegionFsm {
 }
 
 impl RegionFsm {
-    pub(crate) fn new(region: Region) -> Self {
-        Self { region, role: None, slot: 0 }
+    pub(crate) fn new(region: Region, gate: Arc<ReadGate>) -> Self {
+        Self { region, role: None, slot: 0, gate, published: None }
+    }
+
+    /// Lets readers know how the region stands. Before any message of its turn leaves.
+    pub(crate) fn publish(&mut self) {
+        let serving = self.region.serving();
+        self.gate.publish(&serving, self.published.as_ref());
+        self.published = Some(serving);
     }
 }

@@ -77,7 +77,12 @@ impl Region {
             }),
         };
         match appended {
-            Ok(index) => self.proposals.push(index, self.term(), callback, stamp),
+            Ok(index) => {
+                if matches!(command, AdminCommand::Split(_)) {
+                    self.suspend_lease_until(index);
+                }
+                self.proposals.push(index, self.term(), callback, stamp);
+            }
             Err(error) => effects.answers.push((callback, Err(error))),
         }
         self.settle();
@@ -182,6 +187,7 @@ impl Region {
         let term = self.term();
         let transfer = Transfer { target, term, ticks: 0, callback };
         self.pending.transfer = Some(Box::new(transfer));
+        self.give_up_lease();
         self.raw.transfer_leader(target.get());
         self.settle();
     }
@@ -393,6 +399,7 @@ impl Region {
             self.peer = *peer;
         }
         self.book.forget_strangers();
+        self.reading.begin_anew();
         self.description = description.clone();
         effects.description_change = Some(description);
     }
@@ -519,6 +526,7 @@ impl Region {
         applied.map_err(|_| fail("raft does not take its change of peers"))?;
         let before = self.description.clone();
         self.describe_anew(next.clone(), effects);
+        self.renew_lease_with_new_peers();
         self.settle();
         let answer = Response {
             region_id,

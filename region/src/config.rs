@@ -1,5 +1,7 @@
 //! The settings of all regions of a store.
 
+use std::time::Duration;
+
 use crate::ids::{Index, PeerId};
 
 /// Settings, shared by all regions of a store as `Arc<RegionConfig>`. Every bound on a region's
@@ -20,7 +22,7 @@ pub struct RegionConfig {
     pub max_inflight_msgs: usize,
     /// Largest payload of a command that is proposed here. Followers take up to 64 MiB.
     pub max_proposal_bytes: usize,
-    /// Proposals waiting for their entry to commit; more are `Busy`.
+    /// Proposals waiting for their entry to commit; more are `Busy`. As many reads may wait besides.
     pub max_pending_proposals: usize,
     /// Payload bytes that a leader has appended and not yet seen committed; more are `Busy`.
     pub max_uncommitted_bytes: usize,
@@ -50,6 +52,14 @@ pub struct RegionConfig {
     pub spare_entries: u64,
     /// The same in bytes.
     pub spare_bytes: u64,
+    /// How long after something was sent that a quorum has answered a leader may read alone; zero for
+    /// never. Must be shorter than `election_ticks - 1` ticks of any peer by what their clocks and the
+    /// leader's may differ in rate: a peer counts whole ticks, and the first may come at once. Nobody here
+    /// knows how long a tick is, so whoever does has to check it.
+    pub lease: Duration,
+    /// A number that no other life of the store's process has: else the answer to the question of an earlier
+    /// life for a read could be taken for one of this life.
+    pub incarnation: u64,
     /// Seed of the election timeouts. The same on all stores does no harm: they differ by peer.
     pub seed: u64,
 }
@@ -97,6 +107,8 @@ impl RegionConfig {
             compact_after_ticks: 1_200,
             spare_entries: 100_000,
             spare_bytes: 256 * MIB as u64,
+            lease: Duration::ZERO,
+            incarnation: 0,
             seed: 0,
         }
     }

@@ -17,6 +17,7 @@ use crate::description::{
 use crate::envelope::Envelope;
 use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
 use crate::log_reader::LogReadError;
+use crate::reads::{ReadAnswer, ReadCallback};
 
 /// What came out of a region.
 ///
@@ -33,6 +34,8 @@ pub struct Effects {
     pub apply: Option<ApplyBatch>,
     /// To run, off the hot path.
     pub answers: Vec<(Callback, Answer)>,
+    /// To run, once [`serving`](crate::Region::serving) is known to whoever looks at it.
+    pub reads: Vec<(ReadCallback, ReadAnswer)>,
     /// All peers agree that the log up to here is needed no more. To be done after `apply`: lower
     /// the index to what the state machine has flushed, and call
     /// [`compact_to`](crate::Region::compact_to).
@@ -59,6 +62,7 @@ impl Effects {
         self.write = None;
         self.apply = None;
         self.answers.clear();
+        self.reads.clear();
         self.compact_request = None;
         self.role_change = None;
         self.description_change = None;
@@ -73,6 +77,7 @@ impl Effects {
             && self.write.is_none()
             && self.apply.is_none()
             && self.answers.is_empty()
+            && self.reads.is_empty()
             && self.compact_request.is_none()
             && self.role_change.is_none()
             && self.description_change.is_none()

@@ -200,6 +200,81 @@ impl ProposeError {
     }
 }
 
+/// Why a read may not look. It may always be tried again; each says where and when.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// This peer does not lead the region, or does not any more. Read at `leader`; if it is not known, try
+    /// the other peers, or this one again after an election timeout.
+    #[error("region {region_id}: not the leader (leader: {})", show(.leader))]
+    NotLeader {
+        /// The region.
+        region_id: RegionId,
+        /// Who leads it, as far as this peer knows.
+        leader: Option<Peer>,
+    },
+    /// The region is not what the reader believes it to be. Find the region of the keys anew.
+    #[error("region {region_id}: the epoch does not match ({})", show_epochs(.current))]
+    EpochNotMatch {
+        /// The region that was addressed.
+        region_id: RegionId,
+        /// What is there now.
+        current: Arc<[RegionDescription]>,
+    },
+    /// This store has no peer of the region. Ask the placement service where it is.
+    #[error("region {region_id}: not on this store")]
+    RegionNotFound {
+        /// The region that was addressed.
+        region_id: RegionId,
+    },
+    /// A bound was reached. Read again later, with growing pauses.
+    #[error("region {region_id}: busy ({reason})")]
+    Busy {
+        /// The region.
+        region_id: RegionId,
+        /// Which bound.
+        reason: &'static str,
+    },
+    /// For twice the election timeout no leader with a quorum was heard of, or the index was not applied.
+    #[error("region {region_id}: not answered in time")]
+    TimedOut {
+        /// The region.
+        region_id: RegionId,
+    },
+    /// The region, or the whole store, is ending. Try the other peers.
+    #[error("region {region_id}: stopped")]
+    Stopped {
+        /// The region.
+        region_id: RegionId,
+    },
+    /// This peer has met with corruption and does nothing any more. Try the other peers, and tell the operator.
+    #[error("region {region_id}: quarantined after a failure")]
+    Quarantined {
+        /// The region.
+        region_id: RegionId,
+    },
+}
+
+impl ReadError {
+    /// Whether the same read may succeed later, or elsewhere. So far all may.
+    pub fn is_retryable(&self) -> bool {
+        true
+    }
+
+    /// A word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            ReadError::NotLeader { .. } => "not_leader",
+            ReadError::EpochNotMatch { .. } => "epoch_not_match",
+            ReadError::RegionNotFound { .. } => "region_not_found",
+            ReadError::Busy { .. } => "busy",
+            ReadError::TimedOut { .. } => "timed_out",
+            ReadError::Stopped { .. } => "stopped",
+            ReadError::Quarantined { .. } => "quarantined",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,13 @@
 //! against the envelope, the description and the log first, and dropped with a [`Rejection`] that
 //! names the reason.
 //!
+//! # What a follower owes its leader
+//!
+//! For an election timeout after a word of its leader a peer votes for nobody, which the leader's lease rests
+//! on. raft-rs sees to that where a vote is asked for, but forgets it as soon as any message of a higher
+//! term comes along: the late refusal of a pre-vote, say, that this peer asked for before it heard of the
+//! leader. So what does not come from a leader is dropped for so long if its term is higher.
+//!
 //! # The panics of raft-rs 0.7 within reach of a step, a tick or a Ready
 //!
 //! | where (file: lines) | what it fears | why it cannot happen |
@@ -23,7 +30,8 @@
 //! | raft: 2434, 2850 | requests for snapshots | guard: refused |
 //! | raft: 2623–2647; raft_log: 549, 558, 635 | snapshots | guard: sound in themselves, hold this peer, configuration as described; raft-rs leaves old ones |
 //! | raft: 2497, 2507; raft_log: 101, 135, 653 | term unknown | all terms of the log are in memory |
-//! | raft: read-index (`entries[0]`) | no entry in a read-index message | guard: not supported, refused |
+//! | raft: 2124, 2857; read_only: 75 (`entries[0]`) | no entry in a read-index message | guard: exactly one entry, with a context in it and nothing else (#12046) |
+//! | read_only: 105 | a question in the queue and not in the map | raft-rs itself: both change together |
 //! | raft: 2786; raft_log: 314 | commit or applied index out of range | restore validates them; reports of applied are clamped |
 //! | raft_log: 260, 370 | append over committed entries | guard: contiguous from `index`, and raft-rs answers a lower `index` itself |
 //! | raft_log: 292 | commit beyond the log | guard: heartbeats; appends take the lower of the two |
@@ -39,6 +47,7 @@ use crate::command::{has_unknown_fields, MAX_HEADER_BYTES};
 use crate::config::{RegionConfig, MAX_COMMAND_BYTES};
 use crate::description::{Peer, RegionDescription};
 use crate::envelope::{Envelope, MAX_CONTEXT_BYTES};
+use crate::reads::CONTEXT_BYTES;
 use crate::snapshots;
 
 /// Largest term, index or hint that is taken seriously.
@@ -101,9 +110,15 @@ pub enum Rejection {
     /// A snapshot that is malformed, of another region, or does not hold this peer.
     #[error("the snapshot is malformed")]
     MalformedSnapshot,
-    /// A request to take over from somebody who does not lead.
-    #[error("the request to take over is not the leader's")]
+    /// A request to take over, or the answer to a question for a read, from somebody who does not lead.
+    #[error("the message is not the leader's")]
     NotFromLeader,
+    /// A higher term, not from a leader, so soon after a word of the own leader that it may rely on this peer.
+    #[error("the message is of a higher term, but the leader of this one may rely on the peer")]
+    FollowsLeader,
+    /// A question that only a leader can answer.
+    #[error("the peer does not lead")]
+    NotLeading,
     /// A vote so soon after the start that an earlier promise of this peer to a leader may still stand.
     #[error("the vote comes too soon after the start")]
     JustStarted,
@@ -135,6 +150,8 @@ impl Rejection {
             Rejection::Backlog => "backlog",
             Rejection::MalformedSnapshot => "malformed_snapshot",
             Rejection::NotFromLeader => "not_from_leader",
+            Rejection::FollowsLeader => "follows_leader",
+            Rejection::NotLeading => "not_leading",
             Rejection::JustStarted => "just_started",
             Rejection::Quarantined => "quarantined",
             Rejection::Stopped => "stopped",
@@ -158,6 +175,10 @@ pub(crate) struct View<'a> {
     pub(crate) no_snapshot: bool,
     /// Votes may be asked for.
     pub(crate) may_vote: bool,
+    /// Somebody else leads, who was heard of within an election timeout.
+    pub(crate) follows: bool,
+    /// There is room for the question of a follower.
+    pub(crate) may_be_asked: bool,
 }
 
 /// Checks a message from another store.
@@ -171,8 +192,23 @@ pub(crate) fn check(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejectio
     match message.get_msg_type() {
         MessageType::MsgAppend => check_append(view, message),
         MessageType::MsgHeartbeat => check_heartbeat(view, message),
-        MessageType::MsgAppendResponse => check_append_response(view, message),
         MessageType::MsgSnapshot => check_snapshot(view, message),
+        MessageType::MsgAppendResponse
+        | MessageType::MsgHeartbeatResponse
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgRequestPreVoteResponse
+            if view.follows && message.term > view.term =>
+        {
+            Err(Rejection::FollowsLeader)
+        }
+        MessageType::MsgAppendResponse => check_append_response(view, message),
+        MessageType::MsgReadIndex if !view.leading => Err(Rejection::NotLeading),
+        MessageType::MsgReadIndex if !view.may_be_asked => Err(Rejection::Backlog),
+        MessageType::MsgReadIndexResp
+            if message.term != view.term || message.from != view.leader =>
+        {
+            Err(Rejection::NotFromLeader)
+        }
         MessageType::MsgTimeoutNow if message.term != view.term || message.from != view.leader => {
             Err(Rejection::NotFromLeader)
         }
@@ -240,10 +276,15 @@ fn check_type(message: &Message) -> Result<(), Rejection> {
         MsgHup | MsgBeat | MsgPropose | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum => {
             return Err(Rejection::LocalMessage);
         }
-        MsgTransferLeader | MsgReadIndex | MsgReadIndexResp => return Err(Rejection::Unsupported),
+        MsgReadIndex | MsgReadIndexResp => {
+            check_question(message)?;
+            false
+        }
+        MsgTransferLeader => return Err(Rejection::Unsupported),
     };
     let is = |msg_type| message.get_msg_type() == msg_type;
-    if !message.entries.is_empty() && !is(MsgAppend) {
+    let may_have_entries = is(MsgAppend) || is(MsgReadIndex) || is(MsgReadIndexResp);
+    if !message.entries.is_empty() && !may_have_entries {
         return Err(Rejection::MalformedEntries);
     }
     let extras = message.has_snapshot() != is(MsgSnapshot)
@@ -254,6 +295,26 @@ fn check_type(message: &Message) -> Result<(), Rejection> {
     match extras {
         true => Err(Rejection::Unsupported),
         false => Ok(()),
+    }
+}
+
+/// A question for a read, or its answer: one entry with nothing but the context, and the answer's index.
+fn check_question(message: &Message) -> Result<(), Rejection> {
+    let [entry] = message.entries.as_ref() else { return Err(Rejection::MalformedEntries) };
+    let plain = entry.index == 0
+        && entry.term == 0
+        && entry.get_entry_type() == EntryType::EntryNormal
+        && entry.context.is_empty()
+        && !entry.sync_log
+        && !has_unknown_fields(entry);
+    if !plain || entry.data.len() != CONTEXT_BYTES {
+        return Err(Rejection::MalformedEntries);
+    }
+    let asks = message.get_msg_type() == MessageType::MsgReadIndex;
+    let others = [message.log_term, message.commit, message.commit_term, message.reject_hint];
+    match others == [0; 4] && !message.reject && !(asks && message.index != 0) {
+        true => Ok(()),
+        false => Err(Rejection::Unsupported),
     }
 }
 
@@ -282,7 +343,12 @@ fn check_snapshot(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
 
 fn check_numbers(view: &View<'_>, message: &Message) -> Result<(), Rejection> {
     let max_term = MAX_NUMBER.min(view.term.saturating_add(MAX_TERM_LEAP));
-    let term_in_range = (1..=max_term).contains(&message.term);
+    // raft-rs sends questions without a term.
+    let asks = message.get_msg_type() == MessageType::MsgReadIndex;
+    let term_in_range = match asks {
+        true => message.term == 0,
+        false => (1..=max_term).contains(&message.term),
+    };
     let terms_in_order = message.log_term <= message.term && message.commit_term <= message.term;
     let indexes = [message.index, message.commit, message.reject_hint];
     if !term_in_range || !terms_in_order || indexes.iter().any(|index| *index > MAX_NUMBER) {
@@ -406,6 +472,8 @@ mod tests {
             backlog,
             no_snapshot: false,
             may_vote: true,
+            follows: !leading,
+            may_be_asked: true,
         };
         check(&view, envelope)
     }
@@ -444,7 +512,7 @@ mod tests {
         {
             refused(Rejection::LocalMessage, of_type(msg_type), |_| ());
         }
-        for msg_type in [MsgSnapshot, MsgTransferLeader, MsgReadIndex] {
+        for msg_type in [MsgSnapshot, MsgTransferLeader] {
             refused(Rejection::Unsupported, of_type(msg_type), |_| ());
         }
         refused(Rejection::Unsupported, of_type(MsgRequestVote), |e| {
@@ -452,6 +520,56 @@ mod tests {
         });
         refused(Rejection::Unsupported, of_type(MsgAppendResponse), |e| {
             e.message.request_snapshot = 1;
+        });
+    }
+
+    #[test]
+    fn while_it_follows_a_leader_nobody_else_raises_its_term() {
+        use MessageType::*;
+        let responses = [
+            MsgAppendResponse,
+            MsgHeartbeatResponse,
+            MsgRequestVoteResponse,
+            MsgRequestPreVoteResponse,
+        ];
+        for msg_type in responses {
+            assert_eq!(check_as(false, false, &of_type(msg_type)), Ok(()));
+            refused(Rejection::FollowsLeader, of_type(msg_type), |e| e.message.term = 8);
+            let mut higher = of_type(msg_type);
+            higher.message.term = 8;
+            assert_eq!(check_as(true, false, &higher), Ok(()), "a leader steps down");
+        }
+        let mut elected = of_type(MsgHeartbeat);
+        elected.message.term = 8;
+        assert_eq!(check_as(false, false, &elected), Ok(()));
+    }
+
+    #[test]
+    fn questions_for_reads_hold_one_entry_with_a_context_and_nothing_else() {
+        let mut question = of_type(MessageType::MsgReadIndex);
+        let entry = Entry { data: vec![7; CONTEXT_BYTES].into(), ..Entry::default() };
+        let message = Message {
+            msg_type: MessageType::MsgReadIndex,
+            from: 2,
+            to: 1,
+            entries: vec![entry].into(),
+            ..Message::default()
+        };
+        question.message = message;
+        assert_eq!(check_as(true, false, &question), Ok(()));
+        refused(Rejection::NotLeading, question.clone(), |_| ());
+        let malformed = Rejection::MalformedEntries;
+        refused(malformed, question.clone(), |e| e.message.entries.clear());
+        refused(malformed, question.clone(), |e| e.message.entries[0].term = 1);
+        refused(malformed, question.clone(), |e| e.message.entries[0].context = vec![1].into());
+        refused(Rejection::OutOfRange, question.clone(), |e| e.message.term = 7);
+        refused(Rejection::Unsupported, question.clone(), |e| e.message.index = 7);
+        let mut answer = question;
+        answer.message.msg_type = MessageType::MsgReadIndexResp;
+        (answer.message.term, answer.message.index) = (7, 9);
+        assert_eq!(check_as(false, false, &answer), Ok(()));
+        refused(Rejection::NotFromLeader, answer, |e| {
+            (e.from, e.message.from) = (description(4, 3).peers[2], 3);
         });
     }
 

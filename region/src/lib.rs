@@ -19,7 +19,7 @@
 //!       [`applied`](Region::applied) afterwards; a [`RegionChange`] in it is carried out in its turn;
 //!    4. if there is a `compact_request`: lower it to what the state machine has flushed, call
 //!       [`compact_to`](Region::compact_to), and write the new [`TruncatedState`];
-//!    5. run `effects.answers`.
+//!    5. run `effects.answers`, and `effects.reads` once the region's new [`Serving`] is known.
 //! 3. Make the snapshots that `effects.snapshots_wanted` names, elsewhere, and say so with
 //!    [`snapshot_ready`](Region::snapshot_ready); step a message with a snapshot only when its contents
 //!    lie complete and durable on this store.
@@ -42,6 +42,7 @@
 //! | `storage`, `entry_cache`, `term_runs` | where entries and terms are read |
 //! | `emission` | what committed entries mean |
 //! | `applying` | what may be handed out to be applied |
+//! | `reads`, `reading`, `lease` | when a read may look at the state machine |
 //! | `compaction` | when the log's head may go |
 //! | `restore` | what must hold of the state on disk |
 //! | `description`, `command`, `envelope` | what is written to disk and to the wire |
@@ -50,6 +51,9 @@
 //!
 //! The numbers of writes begin anew when a region is dropped and restored; see
 //! [`Region::persisted`].
+//!
+//! A region has no clock. Whoever reads tells it the time with [`set_time`](Region::set_time), before each
+//! turn; without, there are no leases, and every read asks.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -71,6 +75,7 @@ mod envelope;
 mod error;
 mod guard;
 mod ids;
+mod lease;
 mod life;
 mod log_reader;
 mod logger;
@@ -82,6 +87,8 @@ mod persistence;
 mod proposals;
 mod proto;
 mod queries;
+mod reading;
+mod reads;
 mod region;
 mod restore;
 mod snapshots;
@@ -104,12 +111,13 @@ pub use effects::{
     RegionFailure, RegionStatus, Role, RoleChange,
 };
 pub use envelope::Envelope;
-pub use error::ProposeError;
+pub use error::{ProposeError, ReadError};
 pub use guard::Rejection;
 pub use ids::{Index, PeerId, RegionId, StoreId, Term};
 pub use log_reader::{LogReadError, LogReader};
 pub use membership::{ChangeError, PeerChange, MAX_PEER_CHANGES};
 pub use proposals::Proposal;
+pub use reads::{Read, ReadAnswer, ReadCallback, ReadMode, ReadPoint, ReadWay, Serving};
 pub use region::{Campaign, Region};
 pub use restore::RestoredState;
 pub use split::{NewRegion, SplitError, SplitRequest, MAX_KEY_BYTES, MAX_SPLIT_KEYS};

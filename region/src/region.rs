@@ -29,7 +29,7 @@ use crate::config::RegionConfig;
 use crate::description::{Peer, RegionDescription, TruncatedState};
 use crate::effects::{Effects, Persisted, RegionFailure, Role, RoleChange};
 use crate::envelope::Envelope;
-use crate::error::ProposeError;
+use crate::error::{ProposeError, ReadError};
 use crate::guard::{self, Rejection, View};
 use crate::ids::{Index, StoreId, Term};
 use crate::life::Life;
@@ -40,6 +40,7 @@ use crate::peer_book::PeerBook;
 use crate::pending::Pending;
 use crate::persistence::{ReadyParts, Writes};
 use crate::proposals::{Proposal, ProposalQueue};
+use crate::reading::Reading;
 use crate::restore::{self, RestoredState};
 use crate::storage::{Eviction, RegionStorage};
 use crate::timeout;
@@ -54,6 +55,9 @@ pub enum Campaign {
     Leading,
     /// Entries must be persisted or applied first. Try again.
     Postponed,
+    /// The peer has heard of a leader within an election timeout, and has promised to vote for nobody else
+    /// meanwhile, not even for itself. Hand leadership over, or wait.
+    LeaderAlive,
     /// A learner cannot lead.
     NotVoter,
     /// The region is stopped or quarantined.
@@ -74,6 +78,7 @@ pub struct Region {
     /// Changes of the region itself that are under way.
     pub(crate) pending: Pending,
     pub(crate) book: PeerBook,
+    pub(crate) reading: Reading,
     /// As of the last `collect`.
     reported: RoleChange,
     /// As of the last `collect`.
@@ -116,6 +121,7 @@ impl Region {
             compaction: Compaction::default(),
             pending: Pending::new(sound.no_vote_ticks, sound.replay_to, sound.awaits_split),
             book: PeerBook::default(),
+            reading: Reading::new(),
             reported: RoleChange { role: Role::Follower, term, leader: None },
             collected: sound.current,
             life: Life::Live,
@@ -157,6 +163,7 @@ impl Region {
             self.pending.hears_leader();
         }
         let rejected = message.reject && msg_type == MessageType::MsgAppendResponse;
+        self.hear_for_lease(&message);
         // The only error is "no such peer": of a response to somebody who was removed.
         let _ = self.raw.step(message);
         if rejected {
@@ -196,6 +203,7 @@ impl Region {
         let term = self.term();
         match self.append(entries) {
             Some(first) => {
+                self.probe_lease(first);
                 for (index, proposal) in (first.get()..).zip(admitted) {
                     let (callback, stamp) = (proposal.callback, proposal.stamp);
                     self.proposals.push(Index::new(index), term, callback, stamp);
@@ -225,6 +233,7 @@ impl Region {
         self.proposals.tick(leading, self.config.unknown_after_ticks, &mut effects.answers);
         self.pending.tick(leading);
         self.ask_if_lonely();
+        self.tick_reads(effects);
         let raft = &self.raw.raft;
         let may_campaign = !leading
             && raft.promotable()
@@ -250,6 +259,9 @@ impl Region {
         }
         if !self.raw.raft.promotable() {
             return Campaign::NotVoter;
+        }
+        if self.follows() || !self.pending.may_vote() {
+            return Campaign::LeaderAlive;
         }
         if self.campaign_must_wait() {
             return Campaign::Postponed;
@@ -287,6 +299,7 @@ impl Region {
             self.raw.advance_apply_to(index.get());
             if self.pending.installing.is_some_and(|snapshot| snapshot <= index) {
                 self.pending.installing = None;
+                self.reading.begin_anew();
             }
             let held = index.get().saturating_sub(self.truncated().index.get());
             let long = held > self.config.compact_after_entries
@@ -328,6 +341,7 @@ impl Region {
         }
         if self.pending.has_work(&self.writes, &self.applying)
             || self.raw.store().snapshots().any_wanted()
+            || self.has_reads_to_do()
         {
             return true;
         }
@@ -339,6 +353,7 @@ impl Region {
         !raft.msgs.is_empty()
             || !raft.raft_log.unstable_entries().is_empty()
             || raft.snap().is_some()
+            || !raft.read_states.is_empty()
             || raft.hard_state() != self.collected
             || self.role_now() != self.reported
     }
@@ -352,12 +367,14 @@ impl Region {
             return;
         }
         let released = self.release_change(effects);
+        self.ask_for_reads();
         self.raw.store().set_withhold(released || self.withholds());
         let mut ready = self.raw.ready();
         self.raw.store().set_withhold(false);
         let (number, entries) = (ready.number(), ready.take_entries());
         let snapshot = Some(ready.snapshot()).filter(|snapshot| !snapshot.is_empty()).cloned();
         let committed = ready.take_committed_entries();
+        let read_states = ready.take_read_states();
         let leading = self.is_leader();
         let messages = match leading {
             true => ready.take_messages(),
@@ -373,6 +390,8 @@ impl Region {
         parts.hard_state = self.raw.raft.hard_state();
         self.collected = parts.hard_state.clone();
         parts.messages = self.sender().address(messages);
+        self.stamp_heartbeats(&mut parts.messages);
+        self.learn(read_states);
         if !released {
             let committed = self.pending.next_entries(committed, self.applying.is_full());
             if let Err(error) = self.emit(committed, &mut parts, effects) {
@@ -399,6 +418,7 @@ impl Region {
         self.raw.store().snapshots().take_wanted(&mut effects.snapshots_wanted);
         self.look_at_transfer(effects);
         self.report_role(effects);
+        self.answer_reads(effects);
         self.trim();
         self.assert_order();
     }
@@ -408,6 +428,7 @@ impl Region {
         self.life.end(Life::Stopped);
         self.proposals.answer_unknown("the region was shut down", &mut effects.answers);
         self.pending.answer_unknown(self.id(), "the region was shut down", &mut effects.answers);
+        self.refuse_reads(&ReadError::Stopped { region_id: self.id() }, effects);
     }
 
     /// Gives back all memory that is needed only while there is work.
@@ -416,6 +437,7 @@ impl Region {
         self.raw.raft.msgs.shrink_to_fit();
         self.headers.shrink();
         self.proposals.shrink();
+        self.reading.shrink();
         self.trim();
     }
 }
@@ -451,6 +473,7 @@ impl Region {
         if let Some(failure) = self.life.take_failure() {
             self.proposals.answer_unknown("the region failed", &mut effects.answers);
             self.pending.answer_unknown(self.id(), "the region failed", &mut effects.answers);
+            self.refuse_reads(&ReadError::Quarantined { region_id: self.id() }, effects);
             effects.fatal = Some(failure);
         }
         // What is being written must not come after the tombstone.
@@ -462,6 +485,7 @@ impl Region {
             let why = "the peer was removed from its region";
             self.proposals.answer_unknown(why, &mut effects.answers);
             self.pending.answer_unknown(self.id(), why, &mut effects.answers);
+            self.refuse_reads(&ReadError::Stopped { region_id: self.id() }, effects);
             effects.messages.append(&mut self.pending.notices);
             effects.removed = Some(removal);
         }
@@ -481,6 +505,8 @@ impl Region {
                 || self.raw.raft.snap().is_some()
                 || !self.pending.is_replayed(self.applying.emitted()),
             may_vote: self.pending.may_vote(),
+            follows: self.follows(),
+            may_be_asked: self.may_be_asked(),
             // With what has come in since the last Ready.
             backlog: self.applying.is_full()
                 || self.raw.store().cached_bytes() + self.raw.raft.raft_log.unstable.entries_size
@@ -599,6 +625,19 @@ impl Region {
             || self.applying.bytes() > self.config.max_committed_bytes_per_ready
     }
 
+    /// Whether the peer has heard of another one as leader within an election timeout, and so owes it not to
+    /// help anybody else to power.
+    fn follows(&self) -> bool {
+        let raft = &self.raw.raft;
+        let knows = raft.leader_id != raft::INVALID_ID && !self.is_leader();
+        knows && raft.election_elapsed < raft.election_timeout()
+    }
+
+    /// Role, term and leader as of the last `collect`.
+    pub(crate) fn reported(&self) -> &RoleChange {
+        &self.reported
+    }
+
     pub(crate) fn role_now(&self) -> RoleChange {
         let leader = self.leader().map(|peer| peer.id);
         RoleChange { role: self.role(), term: self.term(), leader }
@@ -615,7 +654,9 @@ impl Region {
             self.raw.store().snapshots().clear();
         }
         debug_assert!(now.term >= self.reported.term, "{now:?} after {:?}", self.reported);
+        let led = self.reported.role == Role::Leader;
         self.reported = now;
+        self.begin_reads_anew(led, effects);
         effects.role_change = Some(now);
     }
 

@@ -19,6 +19,7 @@ enum Event {
     Campaign(u64),
     Tick(u64, u8),
     Propose(u64, u8, u16),
+    Read(u64, u8),
     Collect(u64),
     Persist(u64),
     Apply(u64),
@@ -72,6 +73,7 @@ fn honest() -> impl Strategy<Value = Event> {
         2 => id().prop_map(Event::Campaign),
         4 => (id(), 1..25u8).prop_map(|(id, n)| Event::Tick(id, n)),
         6 => (id(), 1..6u8, 0..400u16).prop_map(|(id, n, size)| Event::Propose(id, n, size)),
+        6 => (id(), any::<u8>()).prop_map(|(id, mode)| Event::Read(id, mode)),
         12 => id().prop_map(Event::Collect),
         10 => id().prop_map(Event::Persist),
         8 => id().prop_map(Event::Apply),
@@ -167,6 +169,8 @@ fn spoil(envelope: &mut Envelope, lie: &Lie) {
 struct World {
     cluster: Cluster,
     proposed: usize,
+    reads: usize,
+    reads_ok: usize,
     ok: BTreeSet<String>,
     stale: BTreeSet<String>,
     log: String,
@@ -190,6 +194,8 @@ impl World {
         Self {
             cluster: Cluster::new(voters, 3 - voters, config),
             proposed: 0,
+            reads: 0,
+            reads_ok: 0,
             ok: BTreeSet::new(),
             stale: BTreeSet::new(),
             log: String::new(),
@@ -216,15 +222,14 @@ impl World {
                     self.propose(id, count, size);
                 }
             }
-            Event::Collect(id) => {
-                cluster.collect(id % 3 + 1, &mut out);
+            Event::Read(id, mode) => {
+                if let Some(id) = up(cluster, id) {
+                    self.read(id, mode);
+                }
             }
-            Event::Persist(id) => {
-                cluster.persist(id % 3 + 1, &mut out);
-            }
-            Event::Apply(id) => {
-                cluster.apply(id % 3 + 1);
-            }
+            Event::Collect(id) => _ = cluster.collect(id % 3 + 1, &mut out),
+            Event::Persist(id) => _ = cluster.persist(id % 3 + 1, &mut out),
+            Event::Apply(id) => _ = cluster.apply(id % 3 + 1),
             Event::Deliver(pick) => {
                 if !cluster.network.is_empty() {
                     let at = usize::from(pick) % cluster.network.len();
@@ -312,7 +317,20 @@ impl World {
         }
     }
 
+    /// Some mode or other, linearizable mostly.
+    fn read(&mut self, id: u64, mode: u8) {
+        let mode = match mode {
+            0..20 => ReadMode::Stale { at_least: Index::new(u64::from(mode)) },
+            20..60 => ReadMode::LeaderOnly,
+            _ => ReadMode::Linearizable,
+        };
+        self.reads += 1;
+        self.cluster.read(id, &[format!("r{}", self.reads)], mode, None);
+    }
+
     fn note_answers(&mut self) {
+        let reads = self.cluster.take_reads();
+        self.reads_ok += reads.iter().filter(|(_, answer)| answer.is_ok()).count();
         for (name, answer) in self.cluster.take_answers() {
             match answer {
                 Ok(_) => drop(self.ok.insert(name)),
@@ -378,6 +396,7 @@ proptest! {
             let status = world.cluster.region(id).status();
             prop_assert_eq!(status.cached_entries, 0, "{:?}", status);
             prop_assert_eq!(status.pending_proposals, 0, "{:?}", status);
+            prop_assert_eq!(world.cluster.waiting_reads(), Vec::<String>::new());
         }
         world.cluster.finish();
     }
@@ -393,6 +412,19 @@ proptest! {
         world.cluster.liars = true;
         events.iter().for_each(|event| world.happen(event));
         world.happen(&Event::Stabilize);
+        world.cluster.finish();
+    }
+
+    /// The checks of the harness are of some use only if reads get through.
+    #[test]
+    fn reads_are_answered(events in vec(honest(), 100..200)) {
+        let mut world = World::new(3);
+        events.iter().for_each(|event| world.happen(event));
+        world.come_to_rest();
+        (0..3).for_each(|id| world.happen(&Event::Read(id, 200)));
+        let before = world.reads_ok;
+        world.come_to_rest();
+        prop_assert!(world.reads_ok >= before + 2, "{} of 3", world.reads_ok - before);
         world.cluster.finish();
     }
 
@@ -461,7 +493,7 @@ fn reports_to_an_ended_region_do_no_harm() {
 
 #[test]
 fn a_region_stays_small() {
-    assert!(size_of::<Region>() <= 1_600, "{} bytes", size_of::<Region>());
+    assert!(size_of::<Region>() <= 1_640, "{} bytes", size_of::<Region>());
 }
 
 fn decode_all(bytes: &[u8]) {

@@ -29,17 +29,20 @@
 //! | `snapshot 1` | makes a snapshot that is wanted |
 //! | `arrived 1 2`, `failed 1 2` | tells 1 what became of its snapshot for 2 |
 //! | `status [1]`, `reads 1`, `machine 1` | prints figures, disk reads, applied commands |
-//! | `send 1 2 type=Heartbeat …` | makes up a message |
+//! | `read 1 a b c [mode=leader] [at=n] [conf_ver=n] [version=n]` | reads in one turn; `at` makes them stale ones |
+//! | `serving 1` | prints the lease and what else readers may know |
+//! | `send 1 2 type=Heartbeat …` | makes up a message; questions for reads take `entries=n bytes=n` |
 
 mod harness;
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Runner};
 use harness::{default_config, print, Cluster, CLUSTER, REGION};
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use region::*;
 
 type Output = Result<String, Box<dyn Error>>;
@@ -82,6 +85,7 @@ impl Script {
                 "compact_after_entries" => config.compact_after_entries = value as u64,
                 "compact_keep_entries" => config.compact_keep_entries = value as u64,
                 "spare_entries" => config.spare_entries = value as u64,
+                "lease_ms" => config.lease = Duration::from_millis(value as u64),
                 "write_stall_ticks" => config.write_stall_ticks = value,
                 other => return Err(format!("unknown setting {other}").into()),
             }
@@ -106,6 +110,26 @@ impl Script {
         });
         let batch = batch.collect();
         self.cluster().propose(id, batch);
+        Ok(String::new())
+    }
+
+    fn read(&mut self, args: &mut ArgumentConsumer<'_>) -> Output {
+        let id = position(args)?;
+        let mode: Option<String> = args.lookup_parse("mode")?;
+        let at: Option<u64> = args.lookup_parse("at")?;
+        let (conf_ver, version) = (args.lookup_parse("conf_ver")?, args.lookup_parse("version")?);
+        let epoch = (conf_ver.is_some() || version.is_some()).then(|| RegionEpoch {
+            conf_ver: conf_ver.unwrap_or(1),
+            version: version.unwrap_or(1),
+        });
+        let mode = match (mode.as_deref(), at) {
+            (Some("leader"), None) => ReadMode::LeaderOnly,
+            (None, Some(at)) => ReadMode::Stale { at_least: Index::new(at) },
+            (None, None) => ReadMode::Linearizable,
+            _ => return Err("no such mode".into()),
+        };
+        let names: Vec<String> = args.rest_pos().into_iter().map(|a| a.value.clone()).collect();
+        self.cluster().read(id, &names, mode, epoch);
         Ok(String::new())
     }
 
@@ -146,10 +170,18 @@ impl Script {
             "AppendResponse" => MessageType::MsgAppendResponse,
             "Snapshot" => MessageType::MsgSnapshot,
             "Hup" => MessageType::MsgHup,
+            "ReadIndex" => MessageType::MsgReadIndex,
+            "ReadIndexResp" => MessageType::MsgReadIndexResp,
+            "PreVoteResponse" => MessageType::MsgRequestPreVoteResponse,
+            "HeartbeatResponse" => MessageType::MsgHeartbeatResponse,
             other => return Err(format!("unknown type {other}").into()),
         };
+        let entries: usize = args.lookup_parse("entries")?.unwrap_or(0);
+        let data = Bytes::from(vec![b'.'; args.lookup_parse("bytes")?.unwrap_or(0)]);
+        let entry = || Entry { data: data.clone(), ..Entry::default() };
         let message = Message {
             msg_type,
+            entries: (0..entries).map(|_| entry()).collect::<Vec<_>>().into(),
             from,
             to,
             term: args.lookup_parse("term")?.unwrap_or(6),
@@ -279,6 +311,7 @@ impl Script {
                 let mut effects = Effects::default();
                 cluster.region(id).shutdown(&mut effects);
                 effects.answers.drain(..).for_each(|(callback, answer)| callback.call(answer));
+                effects.reads.drain(..).for_each(|(callback, answer)| callback.call(answer));
                 assert!(effects.is_empty());
             }
         }
@@ -337,6 +370,11 @@ impl Runner for Script {
             }
             "propose" => self.propose(args)?,
             "fill" => self.fill(args)?,
+            "read" => self.read(args)?,
+            "serving" => {
+                let id = position(args)?;
+                format!("{}\n", print::serving(self.cluster().region(id)))
+            }
             "deliver" => self.deliver(args, false)?,
             "lose" => self.deliver(args, true)?,
             "send" => self.send(args)?,
@@ -373,6 +411,9 @@ impl Runner for Script {
         args.reject_rest()?;
         for (name, answer) in self.cluster().take_answers() {
             writeln!(out, "answer {}", print::answer(&name, &answer))?;
+        }
+        for (name, answer) in self.cluster().take_reads() {
+            writeln!(out, "read {}", print::read(&name, &answer))?;
         }
         Ok(out)
     }
@@ -417,15 +458,24 @@ scripts! {
     election_by_prevote
     epoch_mismatch_refused
     failed_read_quarantines_the_region
+    follower_read_waits_for_apply
     idle_region_keeps_no_entries
     lagging_follower_served_from_log
+    late_refusal_of_a_pre_vote_breaks_no_promise
     late_rejection_does_not_need_what_is_cut
     leader_steps_down_without_quorum
     leader_that_should_leave_hands_over_first
+    lease_off_during_transfer
+    lease_off_while_peers_or_range_change
+    lease_renewed_by_commits
     lone_voter_holds_messages_until_term_is_durable
+    malformed_read_index_rejected
     many_proposals_one_append
     message_only_ready_waits_behind_unpersisted_write
     peers_are_added_promoted_and_replaced
+    read_answered_on_shutdown
+    read_index_shared
+    read_waits_for_own_term
     removed_peer_that_was_cut_off_learns_it_when_it_asks_for_votes
     snapshot_replaces_a_longer_log
     split_is_applied_after_its_records_are_durable
@@ -436,6 +486,7 @@ scripts! {
     restart_replays_committed
     shutdown_answers_everything
     stale_proposal_answered_after_overwrite
+    stale_reads_wait_for_their_index_only
     strange_messages_are_rejected
     too_large_refused
     unknown_after_long_partition

@@ -59,8 +59,19 @@ impl CollectStation {
     }
 
     /// Collects what the region has for the other stations. `effects` may hold results of station 1;
-    /// it is empty afterwards.
+    /// it is empty afterwards, and readers know how the region stands.
     pub(crate) fn run(
+        &mut self,
+        fsm: &mut RegionFsm,
+        effects: &mut Effects,
+        metrics: &mut LocalMetrics,
+        outbox: &mut RegionOutbox,
+    ) {
+        self.collect_all(fsm, effects, metrics, outbox);
+        fsm.publish();
+    }
+
+    fn collect_all(
         &mut self,
         fsm: &mut RegionFsm,
         effects: &mut Effects,
@@ -84,6 +95,7 @@ impl CollectStation {
                 self.apply.compact_after(fsm.slot, index);
             }
             self.respond.add_all(&mut effects.answers);
+            self.respond.add_reads(&mut effects.reads);
             if let Some(change) = effects.role_change.take() {
                 metrics.role_changed(&mut fsm.role, change);
             }

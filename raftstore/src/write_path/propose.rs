@@ -4,10 +4,11 @@
 use crate::creator::Creator;
 use crate::message::RegionMessage;
 use crate::metrics::LocalMetrics;
+use crate::reads::read_error;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::write_path::Stage;
 use raft::eraftpb::MessageType;
-use region::{Effects, Proposal, ProposeError};
+use region::{Effects, Proposal, ProposeError, Read, Region};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +17,22 @@ pub(crate) struct ProposeStation {
     creator: Arc<Creator>,
     /// The proposals of one region, between two calls empty.
     proposals: Vec<Proposal>,
+    /// Its reads, likewise.
+    reads: Vec<Read>,
 }
 
 impl ProposeStation {
     pub(crate) fn new(tick_interval: Duration, creator: Arc<Creator>) -> Self {
-        Self { tick_interval, creator, proposals: Vec::new() }
+        Self { tick_interval, creator, proposals: Vec::new(), reads: Vec::new() }
     }
 
     /// Answers what a panic has left here: it was not proposed.
     pub(crate) fn refuse_leftovers(&mut self, error: &ProposeError) {
         for proposal in self.proposals.drain(..) {
             proposal.callback.call(Err(error.clone()));
+        }
+        for read in self.reads.drain(..) {
+            read.callback.call(Err(read_error(error.clone())));
         }
     }
 
@@ -70,6 +76,7 @@ impl ProposeStation {
                 }
                 RegionMessage::CompactSoon => region.compact_soon(),
                 RegionMessage::Propose(proposal) => self.proposals.push(proposal),
+                RegionMessage::Read(read) => self.reads.push(read),
                 RegionMessage::Persisted(persisted) => region.persisted(persisted),
                 RegionMessage::Applied(index) => {
                     let installed = region.installs_up_to() == Some(index);
@@ -90,6 +97,17 @@ impl ProposeStation {
                 RegionMessage::Status(answer) => answer(region.status()),
             }
         }
+        self.enter(&mut fsm.region, now, effects, metrics);
+    }
+
+    /// What was gathered on the way, all at once.
+    fn enter(
+        &mut self,
+        region: &mut Region,
+        now: Duration,
+        effects: &mut Effects,
+        metrics: &LocalMetrics,
+    ) {
         if let Some(oldest) = self.proposals.first() {
             let waited = now.saturating_sub(Duration::from_nanos(oldest.stamp));
             metrics.observe(Stage::Propose, waited);
@@ -97,7 +115,10 @@ impl ProposeStation {
             // From here on the stamp says when the proposal was appended.
             let stamp = now.as_nanos() as u64;
             self.proposals.iter_mut().for_each(|proposal| proposal.stamp = stamp);
-            fsm.region.propose(&mut self.proposals, effects);
+            region.propose(&mut self.proposals, effects);
+        }
+        if !self.reads.is_empty() {
+            region.read(&mut self.reads, effects);
         }
     }
 }

@@ -5,7 +5,8 @@
 //! - one leader a term;
 //! - no two peers apply different commands at the same index, and none goes back;
 //! - no message leaves that promises what a crash right now would break;
-//! - every proposal is answered at most once, and exactly once when the cluster ends.
+//! - a read that is not stale shows everything that was acknowledged, or shown by another one, before it began;
+//! - every proposal, and every read, is answered at most once, and exactly once when the cluster ends.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 pub mod disk;
@@ -14,6 +15,7 @@ pub mod print;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft::eraftpb::MessageType;
@@ -24,6 +26,10 @@ use disk::Disk;
 pub const REGION: RegionId = RegionId::new(1);
 pub const CLUSTER: u64 = 7;
 
+/// Time that passes with each tick of any peer. So no peer ticks more often in a lease than time allows.
+pub const TICK: Duration = Duration::from_millis(10);
+
+type ReadAnswers = Arc<Mutex<Vec<(String, ReadAnswer)>>>;
 type Answers = Arc<Mutex<Vec<(String, Answer)>>>;
 
 /// The state machine of a peer: the commands applied, in order.
@@ -67,6 +73,14 @@ pub struct Cluster {
     pub answers: Answers,
     /// Somebody lies: agreement cannot be asked for, but nobody may panic.
     pub liars: bool,
+    pub now: Duration,
+    pub read_answers: ReadAnswers,
+    /// Reads by name: where, and what they must show.
+    reads: BTreeMap<String, (u64, Index)>,
+    /// Of `read_answers`, so many are checked.
+    checked: usize,
+    /// The last index acknowledged to a proposer or shown to a reader.
+    seen: Index,
     proposed: BTreeSet<String>,
     answered: BTreeSet<String>,
     leaders: BTreeMap<Term, u64>,
@@ -74,7 +88,7 @@ pub struct Cluster {
 }
 
 pub fn default_config() -> RegionConfig {
-    RegionConfig { seed: 1, ..RegionConfig::new(CLUSTER) }
+    RegionConfig { seed: 1, lease: 8 * TICK, ..RegionConfig::new(CLUSTER) }
 }
 
 impl Cluster {
@@ -100,6 +114,11 @@ impl Cluster {
             cut: BTreeSet::new(),
             answers: Answers::default(),
             liars: false,
+            now: Duration::ZERO,
+            read_answers: ReadAnswers::default(),
+            reads: BTreeMap::new(),
+            checked: 0,
+            seen: Index::new(0),
             proposed: BTreeSet::new(),
             answered: BTreeSet::new(),
             leaders: BTreeMap::new(),
@@ -139,7 +158,10 @@ impl Cluster {
     }
 
     pub fn region(&mut self, id: u64) -> &mut Region {
-        self.store(id).region.as_mut().expect("the store is down")
+        let now = self.now;
+        let region = self.store(id).region.as_mut().expect("the store is down");
+        region.set_time(now);
+        region
     }
 
     pub fn is_up(&self, id: u64) -> bool {
@@ -148,7 +170,9 @@ impl Cluster {
 
     /// Brings a peer back from its disk.
     pub fn start(&mut self, id: u64) -> Result<(), RegionFailure> {
-        let config = self.config.clone();
+        let mut config = (*self.config).clone();
+        config.incarnation = self.sent.len() as u64;
+        let config = Arc::new(config);
         let store = self.store(id);
         // What goes through the disk is encoded, here as there.
         let record = store.disk.record().expect("it was created");
@@ -202,6 +226,7 @@ impl Cluster {
     }
 
     pub fn tick(&mut self, id: u64) {
+        self.now += TICK;
         let mut effects = Effects::default();
         self.region(id).tick(&mut effects);
         self.carry_out(id, effects, &mut String::new());
@@ -209,12 +234,11 @@ impl Cluster {
 
     /// Collects one Ready.
     pub fn collect(&mut self, id: u64, out: &mut String) -> bool {
-        let Some(region) = self.store(id).region.as_mut().filter(|region| region.has_ready())
-        else {
+        if !self.is_up(id) || !self.region(id).has_ready() {
             return false;
-        };
+        }
         let mut effects = Effects::default();
-        region.collect(&mut effects);
+        self.region(id).collect(&mut effects);
         self.carry_out(id, effects, out);
         true
     }
@@ -262,6 +286,61 @@ impl Cluster {
         for (callback, answer) in effects.answers {
             callback.call(answer);
         }
+        for (callback, answer) in effects.reads {
+            callback.call(answer);
+        }
+        self.check_reads();
+    }
+
+    /// Reads; the names share a turn.
+    pub fn read(&mut self, id: u64, names: &[String], mode: ReadMode, epoch: Option<RegionEpoch>) {
+        let mut reads = Vec::new();
+        for name in names {
+            let floor = match mode {
+                ReadMode::Stale { at_least } => at_least,
+                _ => self.seen,
+            };
+            assert!(self.reads.insert(name.clone(), (id, floor)).is_none(), "{name} read twice");
+            let (answers, name) = (self.read_answers.clone(), name.clone());
+            let callback = ReadCallback::new(REGION, move |answer| {
+                answers.lock().unwrap().push((name, answer));
+            });
+            reads.push(Read { mode, epoch, callback });
+        }
+        let mut effects = Effects::default();
+        self.region(id).read(&mut reads, &mut effects);
+        self.carry_out(id, effects, &mut String::new());
+    }
+
+    /// Whoever is answered looks now.
+    fn check_reads(&mut self) {
+        let answers = self.read_answers.lock().unwrap();
+        for (name, answer) in &answers[std::mem::replace(&mut self.checked, answers.len())..] {
+            let Some((id, floor)) = self.reads.get(name) else { continue };
+            let Ok(point) = answer else { continue };
+            let applied = self.stores[id].machine.applied.as_ref();
+            let shown = applied.map_or(INITIAL_INDEX, |state| state.index);
+            assert!(self.liars || shown >= *floor, "{name} shows {shown}, not {floor}: {point:?}");
+            if point.way != ReadWay::Stale {
+                self.seen = self.seen.max(shown);
+            }
+        }
+        drop(answers);
+    }
+
+    /// The reads that are not answered.
+    pub fn waiting_reads(&self) -> Vec<String> {
+        self.reads.keys().cloned().collect()
+    }
+
+    /// The reads answered since the last call.
+    pub fn take_reads(&mut self) -> Vec<(String, ReadAnswer)> {
+        let answers = std::mem::take(&mut *self.read_answers.lock().unwrap());
+        self.checked = 0;
+        for (name, _) in &answers {
+            assert!(self.reads.remove(name).is_some(), "{name} answered twice");
+        }
+        answers
     }
 
     /// What a message says must be true after a crash, too.
@@ -336,7 +415,7 @@ impl Cluster {
             }
             let index = batch.applied.index;
             store.machine.applied = Some(batch.applied);
-            store.region.as_mut().unwrap().applied(index);
+            self.tell_applied(id, index);
             return true;
         }
         let before = store.machine.applied.as_ref().map_or(INITIAL_INDEX, |state| state.index);
@@ -351,13 +430,22 @@ impl Cluster {
             if let Some(callback) = command.callback {
                 let value = command.payload;
                 let (region_id, index) = (REGION, command.index);
+                self.seen = self.seen.max(index);
                 callback.call(Ok(Response { region_id, term, index, value }));
             }
         }
         let index = batch.applied.index;
         store.machine.applied = Some(batch.applied);
-        store.region.as_mut().unwrap().applied(index);
+        self.tell_applied(id, index);
         true
+    }
+
+    fn tell_applied(&mut self, id: u64, index: Index) {
+        let mut effects = Effects::default();
+        let region = self.region(id);
+        region.applied(index);
+        region.answer_reads(&mut effects);
+        self.carry_out(id, effects, &mut String::new());
     }
 
     /// Cuts the log as far as the machine is flushed.
@@ -481,6 +569,8 @@ impl Cluster {
             self.stop(id, true);
         }
         self.take_answers();
+        self.take_reads();
+        assert!(self.reads.is_empty(), "every read is answered once: {:?}", self.reads);
         assert_eq!(self.proposed, self.answered, "every proposal is answered once");
     }
 

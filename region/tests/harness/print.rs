@@ -74,6 +74,16 @@ fn message(message: &Message) -> String {
             m.term, m.index, m.reject_hint, m.log_term
         ),
         MsgAppendResponse => format!("AppendResponse term={} has {}", m.term, m.index),
+        MsgHeartbeat if m.context.len() == 24 => {
+            format!("Heartbeat term={} commit={} for {}", m.term, m.commit, question(&m.context))
+        }
+        MsgHeartbeatResponse if m.context.len() == 24 => {
+            format!("HeartbeatResponse term={} for {}", m.term, question(&m.context))
+        }
+        MsgReadIndex => format!("ReadIndex {}", question(&m.entries[0].data)),
+        MsgReadIndexResp => {
+            format!("ReadIndexResp term={} {} at {}", m.term, question(&m.entries[0].data), m.index)
+        }
         MsgHeartbeat => format!("Heartbeat term={} commit={}", m.term, m.commit),
         MsgHeartbeatResponse => format!("HeartbeatResponse term={}", m.term),
         MsgRequestPreVote => format!("PreVote term={} log={}/{}", m.term, m.index, m.log_term),
@@ -86,6 +96,32 @@ fn message(message: &Message) -> String {
         }
         other => format!("{other:?}"),
     }
+}
+
+/// A question for reads, by peer and number.
+fn question(context: &[u8]) -> String {
+    let word = |at: usize| u64::from_be_bytes(context[at..at + 8].try_into().unwrap());
+    format!("{}#{}", word(0), word(16))
+}
+
+pub fn read(name: &str, answer: &ReadAnswer) -> String {
+    match answer {
+        Ok(point) => {
+            let RegionEpoch { conf_ver, version } = point.epoch;
+            format!(
+                "{name}: by {} at {}, epoch {conf_ver}.{version}",
+                point.way.label(),
+                point.applied
+            )
+        }
+        Err(error) => format!("{name}: {error}"),
+    }
+}
+
+pub fn serving(region: &Region) -> String {
+    let serving = region.serving();
+    let until = serving.lease_until.map_or("none".into(), |until| format!("until {until:?}"));
+    format!("lease {until}, applied {}, contents {}", serving.applied, serving.contents)
 }
 
 pub fn region(description: &RegionDescription) -> String {

@@ -1,0 +1,200 @@
+//! How many reads a second two threads get through, at 1,000 regions of one leader: alone, and nine reads to
+//! one write.
+//!
+//! A read by lease takes no message, no mailbox and no lock but the state machine's. A first figure that falls
+//! says that the look before and after has become dearer, or that threads wait for each other's caches. A second
+//! one that falls further than the first says that writes make reads go through the region: see the ways.
+//! Compare figures of one run only; the bare look at the same map, in the same run, is the measure.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use hdrhistogram::Histogram;
+use raftstore::{
+    InProcessTransport, MapCommand, MemoryLogStore, OrderedMap, Peer, PeerId, ReadRequest, ReadWay,
+    RegionDescription, RegionEpoch, RegionId, Store, StoreConfig, StoreHandle, StoreId,
+};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const STORES: u64 = 3;
+const KEY: &[u8] = b"key";
+
+/// Measures reads of the state machine under the leader's lease.
+#[derive(Parser, Debug)]
+struct Options {
+    /// Regions, all led by one store.
+    #[arg(long, default_value_t = 1_000)]
+    regions: u64,
+    /// Threads that read.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+    /// Seconds for each figure.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+}
+
+/// What the threads of one figure have done.
+#[derive(Debug)]
+struct Figure {
+    reads: u64,
+    writes: u64,
+    latency_ns: Histogram<u64>,
+    by_lease: u64,
+    took: Duration,
+}
+
+fn main() {
+    let options = Options::parse();
+    let (stores, maps) = start(options.regions);
+    let handle = stores[0].handle();
+    for (name, writes_of_ten, bare) in
+        [("bare look", 0, true), ("reads", 0, false), ("90:10", 1, false)]
+    {
+        let figure = measure(&options, &handle, &maps[0], writes_of_ten, bare);
+        let rate = |count: u64| count as f64 / figure.took.as_secs_f64();
+        println!(
+            "{name:>9}: {:>9.0} reads/s, {:>7.0} writes/s, read p50 {} ns, p99 {} ns, {:.2} % by lease",
+            rate(figure.reads),
+            rate(figure.writes),
+            figure.latency_ns.value_at_quantile(0.5),
+            figure.latency_ns.value_at_quantile(0.99),
+            100.0 * figure.by_lease as f64 / figure.reads.max(1) as f64,
+        );
+    }
+}
+
+fn describe(id: u64, count: u64) -> RegionDescription {
+    let bound = |at: u64| match at == 0 || at == count {
+        true => Bytes::new(),
+        false => Bytes::from(format!("{at:08}")),
+    };
+    let voter = |store| Peer::voter(PeerId::new(10 * id + store), StoreId::new(store));
+    RegionDescription {
+        id: RegionId::new(id),
+        start_key: bound(id - 1),
+        end_key: bound(id),
+        epoch: RegionEpoch { conf_ver: 1, version: 1 },
+        peers: (1..=STORES).map(voter).collect(),
+        joint: false,
+    }
+}
+
+fn start(regions: u64) -> (Vec<Store>, Vec<Arc<OrderedMap>>) {
+    let network = InProcessTransport::new();
+    let descriptions: Vec<_> = (1..=regions).map(|id| describe(id, regions)).collect();
+    let (mut stores, mut maps) = (Vec::new(), Vec::new());
+    for id in 1..=STORES {
+        let map = Arc::new(OrderedMap::new());
+        let store = Store::builder(StoreId::new(id))
+            .config(StoreConfig { pollers: 1, ..StoreConfig::default() })
+            .log_store(Arc::new(MemoryLogStore::new()))
+            .state_machine(map.clone())
+            .transport(network.clone())
+            .start()
+            .expect("a store in memory starts");
+        network.connect(store.handle());
+        store.handle().bootstrap(&descriptions).expect("sound regions");
+        stores.push(store);
+        maps.push(map);
+    }
+    let first = stores[0].handle();
+    for id in 1..=regions {
+        first.campaign(RegionId::new(id));
+    }
+    for id in 1..=regions {
+        let command = MapCommand::put(KEY, vec![7; 16]).encode();
+        while first.propose(RegionId::new(id), command.clone()).is_err() {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+    (stores, maps)
+}
+
+fn measure(
+    options: &Options,
+    handle: &StoreHandle,
+    map: &Arc<OrderedMap>,
+    writes_of_ten: u64,
+    bare: bool,
+) -> Figure {
+    let start = Instant::now();
+    let length = Duration::from_secs(options.seconds);
+    let threads: Vec<Figure> = std::thread::scope(|scope| {
+        let run = |thread| {
+            move || read_on(options.regions, handle, map, writes_of_ten, bare, thread, length)
+        };
+        let threads: Vec<_> = (0..options.threads).map(|thread| scope.spawn(run(thread))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let took = start.elapsed();
+    let mut all = Figure { reads: 0, writes: 0, latency_ns: latencies(), by_lease: 0, took };
+    for one in threads {
+        all.reads += one.reads;
+        all.writes += one.writes;
+        all.by_lease += one.by_lease;
+        all.latency_ns.add(one.latency_ns).expect("of the same range");
+    }
+    all
+}
+
+fn latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("a sound range")
+}
+
+/// One thread: a region after the other, spread over all of them.
+fn read_on(
+    regions: u64,
+    handle: &StoreHandle,
+    map: &Arc<OrderedMap>,
+    writes_of_ten: u64,
+    bare: bool,
+    thread: u64,
+    length: Duration,
+) -> Figure {
+    let mut readers: Vec<_> = (1..=regions).map(|id| handle.reader(RegionId::new(id))).collect();
+    let written = Arc::new(AtomicU64::new(0));
+    let command = MapCommand::put(KEY, vec![thread as u8; 16]).encode();
+    let (mut reads, mut by_lease, mut proposed, mut at) = (0, 0, 0, thread * regions / 2);
+    let mut latency_ns = latencies();
+    let start = Instant::now();
+    for count in 0u64.. {
+        at = (at + 389) % regions;
+        let region = RegionId::new(at + 1);
+        if count % 10 < writes_of_ten {
+            let written = written.clone();
+            proposed += 1;
+            handle.propose_with(region, command.clone(), move |answer| {
+                written.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
+            });
+            continue;
+        }
+        let timed = (count % 16 == 7).then(Instant::now);
+        let look = || map.get(region, KEY).is_some();
+        let seen = match bare {
+            true => Ok((look(), ReadWay::Stale)),
+            false => readers[at as usize].read(ReadRequest::default(), |point| (look(), point.way)),
+        };
+        if let Ok((found, way)) = seen {
+            assert!(found, "every region has the key");
+            reads += 1;
+            by_lease += u64::from(way == ReadWay::Lease);
+        }
+        if let Some(timed) = timed {
+            latency_ns.saturating_record(timed.elapsed().as_nanos() as u64);
+        }
+        if count % 1024 == 1023 && start.elapsed() >= length {
+            break;
+        }
+        // So many writes under way, as many as regions.
+        while proposed - written.load(Ordering::Relaxed) > regions && start.elapsed() < length {
+            std::thread::yield_now();
+        }
+    }
+    let writes = written.load(Ordering::Relaxed);
+    Figure { reads, writes, latency_ns, by_lease, took: start.elapsed() }
+}
