@@ -12,6 +12,7 @@ use crate::log_store::{
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::published::Directory;
 use crate::range_map::RangeMap;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::snapshot::{
@@ -43,6 +44,7 @@ pub(crate) struct Creator {
     pub(crate) state_machine: Arc<dyn StateMachine>,
     pub(crate) files: Arc<dyn SnapshotFiles>,
     pub(crate) ranges: Arc<RangeMap>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) set_aside: SetAside,
     pub(crate) health: Arc<Health>,
@@ -405,6 +407,7 @@ impl Creator {
         }
         self.metrics.region_added();
         let fsm = Box::new(RegionFsm::new(region));
+        self.directory.add(region_id, fsm.publisher.published());
         let registered = router.register(region_id.get(), fsm, Priority::Normal);
         registered.map_err(|error| error.to_string())?;
         self.start_ticking(router, region_id);

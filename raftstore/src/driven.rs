@@ -85,7 +85,7 @@ impl DrivenStore {
         let handle = parts.handle(router);
         let writers = parts.write_queues.iter().map(|queue| parts.log_writer(queue, router));
         let workers = parts.apply_queues.iter().map(|queue| parts.apply_worker(queue, router));
-        let figures = Figures::new(&handle.inner, &parts.write_queues, &parts.apply_queues);
+        let figures = Figures::new(&handle.inner);
         registry.register(Box::new(figures.clone()))?;
         parts.creator.restore_all(router, stored);
         Ok(Self {

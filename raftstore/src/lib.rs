@@ -20,12 +20,14 @@ mod error;
 mod figures;
 mod handle;
 mod health;
+mod inspect;
 mod log_store;
 mod message;
 mod metrics;
 mod parts;
 mod peers;
 mod poller;
+mod published;
 mod range_map;
 mod region_fsm;
 mod snapshot;
@@ -45,6 +47,7 @@ pub use config::{RaftSettings, StoreConfig};
 pub use driven::{DrivenStore, StoreThread};
 pub use error::{StartError, StoreFailure};
 pub use handle::{AnswerFuture, StoreHandle, Write};
+pub use inspect::{QueueDepths, RegionInfo, RegionState, SnapshotsUnderWay, StoreStatus};
 pub use log_store::{
     DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
     RaftEngineLogStore, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
@@ -65,9 +68,10 @@ pub use write_path::Stage;
 
 pub use region::{
     Answer, AppliedState, ChangeError, DecodeError, Envelope, Index, LogReadError, LogReader,
-    NewRegion, Origin, Peer, PeerChange, PeerId, PeerRole, ProposeError, RegionDescription,
-    RegionEpoch, RegionId, RegionRecord, RegionStatus, Response, Role, SplitError, SplitRequest,
-    StoreId, StoreIdent, Term, TransferError, TruncatedState, INITIAL_INDEX,
+    NewRegion, Origin, Peer, PeerChange, PeerId, PeerProgress, PeerRole, ProposeError,
+    RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus, Response, Role,
+    SplitError, SplitRequest, StoreId, StoreIdent, Term, TransferError, TruncatedState,
+    INITIAL_INDEX,
 };
 
 /// The files below raft-engine, for a log store whose files are not the machine's.

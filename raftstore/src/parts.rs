@@ -5,6 +5,7 @@ use crate::config::StoreConfig;
 use crate::creator::Creator;
 use crate::handle::{HandleInner, StoreHandle};
 use crate::health::Health;
+use crate::inspect::Queues;
 use crate::log_store::LogStore;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -13,6 +14,7 @@ use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
 use crate::snapshot::{
     ChoreQueue, ChoreWorker, SnapshotFiles, StreamLimits, StreamQueue, StreamWorker, Traffic,
+    TrafficCounts,
 };
 use crate::state_machine::StateMachine;
 use crate::store_fsm::{SetAside, StoreFsm};
@@ -50,6 +52,7 @@ pub(crate) struct Parts {
     pub(crate) write_queues: Vec<Arc<WriteQueue>>,
     pub(crate) apply_queues: Vec<Arc<ApplyQueue>>,
     pub(crate) streams: Arc<StreamQueue>,
+    pub(crate) traffic_counts: Arc<TrafficCounts>,
 }
 
 impl Parts {
@@ -74,6 +77,7 @@ impl Parts {
             state_machine: seams.state_machine.clone(),
             files: seams.snapshot_files.clone(),
             ranges: Arc::new(RangeMap::default()),
+            directory: Arc::default(),
             peers: Arc::new(Peers::default()),
             set_aside: SetAside::default(),
             health: health.clone(),
@@ -87,6 +91,7 @@ impl Parts {
                 .map(|_| Arc::new(ApplyQueue::new(limit)))
                 .collect(),
             streams: Arc::new(StreamQueue::new(limit)),
+            traffic_counts: Arc::default(),
             creator: Arc::new(creator),
             health,
             store_id,
@@ -194,6 +199,7 @@ impl Parts {
             router: router.clone(),
             metrics: self.metrics.clone(),
             traffic: Traffic::default(),
+            counts: self.traffic_counts.clone(),
         }
     }
 
@@ -221,7 +227,14 @@ impl Parts {
             metrics: self.metrics.clone(),
             ranges: self.creator.ranges.clone(),
             set_aside: self.creator.set_aside.clone(),
-            streams: self.streams.clone(),
+            directory: self.creator.directory.clone(),
+            queues: Queues {
+                write: self.write_queues.clone(),
+                apply: self.apply_queues.clone(),
+                streams: self.streams.clone(),
+                chores: self.creator.chores.clone(),
+                traffic: self.traffic_counts.clone(),
+            },
             creator: Mutex::new(Some(self.creator.clone())),
             stopped: AtomicBool::new(false),
             max_proposal_bytes: self.config.region_config().max_proposal_bytes,

@@ -162,6 +162,11 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         self.metrics.observe(Stage::Collect, self.clock.now().saturating_sub(self.now));
         self.persist_and_send(batch, outbox);
         self.apply(batch, outbox);
+        let now_ms = self.now.as_millis() as u32;
+        for claim in batch.iter_mut() {
+            let RegionFsm { region, publisher, .. } = claim.fsm_mut();
+            publisher.turn_ended(region, now_ms);
+        }
         if self.health.has_failed() {
             self.collect.send.clear();
         }
@@ -194,6 +199,10 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
             fsm.region.shutdown(&mut self.effects);
         }
         self.metrics.region_gone(fsm.role);
+        // What is set aside still shows how it stood last.
+        if !self.set_aside.lock().contains_key(&region_id) {
+            self.collect.creator.directory.remove(region_id, &fsm.publisher.published());
+        }
         self.collect.respond.add_all(&mut self.effects.answers);
         // After a panic the region is not asked any more: its callbacks answer "unknown" as it is
         // dropped.

@@ -1,6 +1,7 @@
 //! The normal FSM of the store's pool: one region's peer.
 
 use crate::message::RegionMessage;
+use crate::published::Publisher;
 use crate::store_fsm::StoreFsm;
 use batch_system::{Fsm, Outbox, Router};
 use region::{Region, Role};
@@ -15,6 +16,8 @@ pub(crate) struct RegionFsm {
     pub(crate) region: Region,
     /// The role that the metrics know of.
     pub(crate) role: Option<Role>,
+    /// What it shows of itself.
+    pub(crate) publisher: Publisher,
     /// Its number among the FSMs of the current round.
     pub(crate) slot: u32,
 }
@@ -25,6 +28,7 @@ impl Fsm for RegionFsm {
 
 impl RegionFsm {
     pub(crate) fn new(region: Region) -> Self {
-        Self { region, role: None, slot: 0 }
+        let publisher = Publisher::new(&region);
+        Self { region, role: None, publisher, slot: 0 }
     }
 }

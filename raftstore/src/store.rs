@@ -97,7 +97,7 @@ impl Store {
         let parts = Arc::new(parts);
         let pool = start_pool(&parts)?;
         let handle = parts.handle(pool.router());
-        let figures = Figures::new(&handle.inner, &parts.write_queues, &parts.apply_queues);
+        let figures = Figures::new(&handle.inner);
         registry.register(Box::new(figures.clone()))?;
         let mut store = Self {
             handle,

@@ -48,7 +48,10 @@ impl ProposeStation {
                 RegionMessage::Raft(envelope) => {
                     metrics.count_received(envelope.message.get_msg_type());
                     let stepped = match envelope.message.get_msg_type() {
-                        MessageType::MsgSnapshot => self.creator.step_snapshot(region, envelope),
+                        MessageType::MsgSnapshot => {
+                            fsm.publisher.hurry();
+                            self.creator.step_snapshot(region, envelope)
+                        }
                         _ => region.step(envelope),
                     };
                     if let Err(rejection) = stepped {
@@ -66,6 +69,7 @@ impl ProposeStation {
                 }
                 RegionMessage::SnapshotSent(to, arrived) => region.snapshot_sent(to, arrived),
                 RegionMessage::BeginFromSplit(description) => {
+                    fsm.publisher.hurry();
                     region.begin_from_split(&description);
                 }
                 RegionMessage::CompactSoon => region.compact_soon(),
@@ -75,11 +79,13 @@ impl ProposeStation {
                     let installed = region.installs_up_to() == Some(index);
                     region.applied(index);
                     if installed {
+                        fsm.publisher.hurry();
                         // What the contents no longer cover is free now, and not before.
                         self.creator.ranges.replace(region.description());
                     }
                 }
                 RegionMessage::Tick => {
+                    fsm.publisher.hurry();
                     region.tick(effects);
                     // A region that was closed meanwhile needs no further tick.
                     outbox.send_after(region.id().get(), self.tick_interval, RegionMessage::Tick);
@@ -97,7 +103,9 @@ impl ProposeStation {
             // From here on the stamp says when the proposal was appended.
             let stamp = now.as_nanos() as u64;
             self.proposals.iter_mut().for_each(|proposal| proposal.stamp = stamp);
+            let (given, answered) = (self.proposals.len(), effects.answers.len());
             fsm.region.propose(&mut self.proposals, effects);
+            fsm.publisher.writes += (given + answered - effects.answers.len()) as u64;
         }
     }
 }
