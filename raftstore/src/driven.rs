@@ -15,6 +15,7 @@ use crate::handle::StoreHandle;
 use crate::log_store::{LogStore, Stored};
 use crate::message::{RegionMessage, StoreMessage};
 use crate::parts::Parts;
+use crate::placement::PlacementWorker;
 use crate::poller::StorePoller;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::snapshot::{ChoreWorker, StreamWorker};
@@ -59,6 +60,7 @@ pub struct DrivenStore {
     apply_queues: Vec<Arc<ApplyQueue>>,
     streams: StreamWorker,
     chores: ChoreWorker,
+    placement: Option<PlacementWorker>,
     tick: Duration,
     /// Since the last tick of the snapshots.
     passed: Duration,
@@ -91,6 +93,7 @@ impl DrivenStore {
         Ok(Self {
             streams: parts.stream_worker(router),
             chores: parts.chore_worker(router),
+            placement: parts.placement_worker(&handle),
             tick: parts.config.raft.tick_interval,
             passed: Duration::ZERO,
             log_writers: writers.collect(),
@@ -176,6 +179,9 @@ impl DrivenStore {
         while self.passed >= self.tick {
             self.passed -= self.tick;
             self.streams.tick();
+        }
+        if let Some(placement) = &mut self.placement {
+            placement.advance(by);
         }
     }
 

@@ -26,6 +26,7 @@ mod message;
 mod metrics;
 mod parts;
 mod peers;
+mod placement;
 mod poller;
 mod published;
 mod range_map;
@@ -43,7 +44,7 @@ mod write_path;
 pub use admin::{AdminRequest, Regions, RegionsFuture};
 pub use builder::StoreBuilder;
 pub use clock::{Clock, SystemClock};
-pub use config::{RaftSettings, StoreConfig};
+pub use config::{PlacementSettings, RaftSettings, StoreConfig};
 pub use driven::{DrivenStore, StoreThread};
 pub use error::{StartError, StoreFailure};
 pub use handle::{AnswerFuture, StoreHandle, Write};
@@ -52,13 +53,17 @@ pub use log_store::{
     DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
     RaftEngineLogStore, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
 };
+pub use placement::{
+    EmbeddedPlacement, Operator, Order, OrderReport, OrderStatus, Outcome, Placement,
+    PlacementError, RegionHeartbeat, SplitPolicy, StoreHeartbeat,
+};
 pub use snapshot::{
     DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotBody, SnapshotFiles, SnapshotId,
     SnapshotMessage, StagedSnapshot,
 };
 pub use state_machine::{
-    Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSplit,
-    SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
+    Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSize,
+    RegionSplit, SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
 };
 #[cfg(feature = "fjall")]
 pub use state_machine::{FjallConfig, FjallMap};

@@ -41,6 +41,8 @@ pub(crate) struct Metrics {
     created: IntCounterVec,
     destroyed: IntCounter,
     description_changes: IntCounter,
+    operators: IntCounterVec,
+    placement_failures: IntCounter,
 }
 
 impl Metrics {
@@ -106,6 +108,14 @@ impl Metrics {
                 "description_changes_total",
                 "Times a region here got other peers or another range.",
             ))?,
+            operators: IntCounterVec::new(
+                opts("operators_total", "Operators of the placement by what became of them."),
+                &["operator", "outcome"],
+            )?,
+            placement_failures: IntCounter::with_opts(opts(
+                "placement_failures_total",
+                "Calls of the placement that panicked.",
+            ))?,
         };
         for collector in metrics.collectors() {
             registry.register(collector)?;
@@ -146,6 +156,8 @@ impl Metrics {
             Box::new(self.created.clone()),
             Box::new(self.destroyed.clone()),
             Box::new(self.description_changes.clone()),
+            Box::new(self.operators.clone()),
+            Box::new(self.placement_failures.clone()),
         ]
     }
 
@@ -186,6 +198,14 @@ impl Metrics {
 
     pub(crate) fn count_description_change(&self) {
         self.description_changes.inc();
+    }
+
+    pub(crate) fn count_operator(&self, operator: &str, outcome: &str) {
+        self.operators.with_label_values(&[operator, outcome]).inc();
+    }
+
+    pub(crate) fn count_placement_failure(&self) {
+        self.placement_failures.inc();
     }
 
     pub(crate) fn region_added(&self) {

@@ -9,6 +9,7 @@ use crate::inspect::Queues;
 use crate::log_store::LogStore;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::placement::{Habits, Placement, PlacementWorker, SplitPolicy};
 use crate::poller::StorePoller;
 use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
@@ -38,6 +39,7 @@ pub(crate) struct Seams {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) snapshot_files: Arc<dyn SnapshotFiles>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) placement: Option<Arc<dyn Placement>>,
 }
 
 /// The seams and the queues between the threads. Used to make each thread's own part, and then gone:
@@ -216,6 +218,25 @@ impl Parts {
             metrics: self.metrics.clone(),
             chores: Vec::new(),
         }
+    }
+
+    /// `None` where there is no placement.
+    pub(crate) fn placement_worker(&self, handle: &StoreHandle) -> Option<PlacementWorker> {
+        let (settings, seams) = (&self.config.placement, &self.seams);
+        let habits = Habits {
+            interval: settings.interval,
+            batch: settings.batch,
+            down_ticks: 2 * self.config.raft.election_ticks as u64,
+            max_snapshots: self.config.max_snapshots,
+            split: SplitPolicy {
+                max_bytes: settings.split_size.as_u64(),
+                max_writes: settings.split_writes,
+            },
+        };
+        let placement = seams.placement.clone()?;
+        let (state_machine, clock) = (seams.state_machine.clone(), seams.clock.clone());
+        let (handle, metrics) = (handle.clone(), self.metrics.clone());
+        Some(PlacementWorker::new(placement, state_machine, handle, clock, metrics, habits))
     }
 
     pub(crate) fn handle(&self, router: &RegionRouter) -> StoreHandle {

@@ -96,6 +96,17 @@ impl ProposeStation {
                 RegionMessage::Status(answer) => answer(region.status()),
             }
         }
+        self.propose(fsm, now, effects, metrics);
+    }
+
+    /// All proposals of the region become one append.
+    fn propose(
+        &mut self,
+        fsm: &mut RegionFsm,
+        now: Duration,
+        effects: &mut Effects,
+        metrics: &mut LocalMetrics,
+    ) {
         if let Some(oldest) = self.proposals.first() {
             let waited = now.saturating_sub(Duration::from_nanos(oldest.stamp));
             metrics.observe(Stage::Propose, waited);
