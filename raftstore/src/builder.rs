@@ -7,6 +7,7 @@ use crate::error::StartError;
 use crate::log_store::{LogBatch, LogStore, LogStoreError, RaftEngineLogStore, Stored};
 use crate::metrics::Metrics;
 use crate::parts::{Parts, Seams};
+use crate::placement::Placement;
 use crate::snapshot::{DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotFiles};
 use crate::state_machine::StateMachine;
 use crate::store::Store;
@@ -27,6 +28,7 @@ pub struct StoreBuilder {
     transport: Option<Arc<dyn Transport>>,
     snapshot_files: Option<Arc<dyn SnapshotFiles>>,
     clock: Arc<dyn Clock>,
+    placement: Option<Arc<dyn Placement>>,
     registry: Registry,
 }
 
@@ -41,6 +43,7 @@ impl StoreBuilder {
             transport: None,
             snapshot_files: None,
             clock: Arc::new(SystemClock::default()),
+            placement: None,
             registry: Registry::new(),
         }
     }
@@ -86,6 +89,13 @@ impl StoreBuilder {
     /// Where the metrics go; a registry of the store's own otherwise. Several stores may share one.
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = registry;
+        self
+    }
+
+    /// Who hands out ids, hears of the regions and says what should become of them. Otherwise nobody: the
+    /// store then does only what its handle is asked.
+    pub fn placement(mut self, placement: Arc<dyn Placement>) -> Self {
+        self.placement = Some(placement);
         self
     }
 
@@ -138,8 +148,8 @@ impl StoreBuilder {
         self.check_ident(&stored, &*log_store)?;
         let snapshot_files = self.open_snapshot_files()?;
         let metrics = Arc::new(Metrics::register(&self.registry, self.store_id)?);
-        let clock = self.clock;
-        let seams = Seams { log_store, state_machine, transport, snapshot_files, clock };
+        let (clock, placement) = (self.clock, self.placement);
+        let seams = Seams { log_store, state_machine, transport, snapshot_files, clock, placement };
         let parts = Parts::new(self.store_id, self.config, seams, metrics);
         Ok((parts, stored, self.registry))
     }

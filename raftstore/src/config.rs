@@ -56,6 +56,31 @@ pub struct StoreConfig {
     pub raft: RaftSettings,
     /// The log on disk.
     pub log: EngineConfig,
+    /// What is told to the placement, if there is one, and when the store splits regions by itself.
+    pub placement: PlacementSettings,
+}
+
+/// What concerns the [placement](crate::Placement).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlacementSettings {
+    /// How often it hears of the store and of the regions that the store leads.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// Regions in one call.
+    pub batch: usize,
+    /// Regions that hold more are split, if their state machine can say; 0 never splits them for that.
+    #[serde(serialize_with = "exactly")]
+    pub split_size: ByteSize,
+    /// Regions with more writes a second are split in half; 0 never splits them for that.
+    pub split_writes: u64,
+}
+
+impl Default for PlacementSettings {
+    fn default() -> Self {
+        let interval = Duration::from_secs(10);
+        Self { interval, batch: 1024, split_size: ByteSize(0), split_writes: 0 }
+    }
 }
 
 /// Raft's settings.
@@ -137,6 +162,7 @@ impl Default for StoreConfig {
             snapshot_rate: ByteSize::mib(100),
             raft: RaftSettings::default(),
             log: EngineConfig::default(),
+            placement: PlacementSettings::default(),
         }
     }
 }
@@ -220,6 +246,7 @@ impl StoreConfig {
             ("message_budget", self.message_budget, 1, 65_536),
             ("mailbox_capacity", self.mailbox_capacity, 16, 1 << 20),
             ("max_snapshots", self.max_snapshots, 1, 1024),
+            ("placement.batch", self.placement.batch, 1, 65_536),
             ("log.recovery_threads", self.log.recovery_threads, 1, 64),
         ];
         for (field, value, min, max) in bounded {
@@ -231,6 +258,12 @@ impl StoreConfig {
         if tick < Duration::from_millis(5) || tick > Duration::from_secs(60) {
             return Err(StartError::Config(format!(
                 "raft.tick_interval is {tick:?}, allowed is 5ms to 60s"
+            )));
+        }
+        let interval = self.placement.interval;
+        if interval < Duration::from_millis(10) || interval > Duration::from_secs(3600) {
+            return Err(StartError::Config(format!(
+                "placement.interval is {interval:?}, allowed is 10ms to 1h"
             )));
         }
         let sizes = [
@@ -411,6 +444,8 @@ mod tests {
             ("[log]\npurge_threshold = \"1 MiB\"", vec!["log.purge_threshold is 1", "128"]),
             ("[raft]\nlease = \"4060ms\"", vec!["raft.lease is 4.06s, allowed is 0s to 4.05s"]),
             ("[raft]\nlease = \"5s\"", vec!["raft.lease is 5s"]),
+            ("[placement]\ninterval = \"1ms\"", vec!["placement.interval is 1ms", "10ms"]),
+            ("[placement]\nbatch = 0", vec!["placement.batch is 0", "65536"]),
             ("cluster_id = 0", vec!["cluster_id is 0"]),
             ("[raft]\nmax_append_size = \"1 TiB\"", vec!["raft.max_append_size is"]),
         ] {

@@ -12,6 +12,7 @@ use crate::log_store::{
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::published::Directory;
 use crate::range_map::RangeMap;
 use crate::read_gate::ReadGates;
 use crate::region_fsm::{RegionFsm, RegionRouter};
@@ -45,6 +46,7 @@ pub(crate) struct Creator {
     pub(crate) state_machine: Arc<dyn StateMachine>,
     pub(crate) files: Arc<dyn SnapshotFiles>,
     pub(crate) ranges: Arc<RangeMap>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) gates: Arc<ReadGates>,
     pub(crate) set_aside: SetAside,
@@ -438,6 +440,7 @@ impl Creator {
         self.metrics.region_added();
         let gate = self.gates.open(region_id, region.peer().id);
         let fsm = Box::new(RegionFsm::new(region, gate.clone()));
+        self.directory.add(region_id, fsm.publisher.published());
         if let Err(error) = router.register(region_id.get(), fsm, Priority::Normal) {
             self.gates.close(&gate);
             return Err(error.to_string());

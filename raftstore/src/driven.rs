@@ -15,6 +15,7 @@ use crate::handle::StoreHandle;
 use crate::log_store::{LogStore, Stored};
 use crate::message::{RegionMessage, StoreMessage};
 use crate::parts::Parts;
+use crate::placement::PlacementWorker;
 use crate::poller::StorePoller;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::snapshot::{ChoreWorker, StreamWorker};
@@ -59,6 +60,7 @@ pub struct DrivenStore {
     apply_queues: Vec<Arc<ApplyQueue>>,
     streams: StreamWorker,
     chores: ChoreWorker,
+    placement: Option<PlacementWorker>,
     tick: Duration,
     /// Since the last tick of the snapshots.
     passed: Duration,
@@ -85,12 +87,13 @@ impl DrivenStore {
         let handle = parts.handle(router);
         let writers = parts.write_queues.iter().map(|queue| parts.log_writer(queue, router));
         let workers = parts.apply_queues.iter().map(|queue| parts.apply_worker(queue, router));
-        let figures = Figures::new(&handle.inner, &parts.write_queues, &parts.apply_queues);
+        let figures = Figures::new(&handle.inner);
         registry.register(Box::new(figures.clone()))?;
         parts.creator.restore_all(router, stored, 0);
         Ok(Self {
             streams: parts.stream_worker(router),
             chores: parts.chore_worker(router),
+            placement: parts.placement_worker(&handle),
             tick: parts.config.raft.tick_interval,
             passed: Duration::ZERO,
             log_writers: writers.collect(),
@@ -176,6 +179,9 @@ impl DrivenStore {
         while self.passed >= self.tick {
             self.passed -= self.tick;
             self.streams.tick();
+        }
+        if let Some(placement) = &mut self.placement {
+            placement.advance(by);
         }
     }
 

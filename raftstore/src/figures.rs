@@ -1,8 +1,6 @@
 //! Metrics that are read off the store when they are asked for, instead of being counted on the way.
 
 use crate::handle::HandleInner;
-use crate::write_path::apply::ApplyQueue;
-use crate::write_path::persist::WriteQueue;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
@@ -13,8 +11,6 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub(crate) struct Figures {
     inner: Arc<HandleInner>,
-    write_queues: Vec<Arc<WriteQueue>>,
-    apply_queues: Vec<Arc<ApplyQueue>>,
     descriptions: Vec<Desc>,
 }
 
@@ -22,17 +18,8 @@ pub(crate) struct Figures {
 type Figure = (&'static str, &'static str, u64);
 
 impl Figures {
-    pub(crate) fn new(
-        inner: &Arc<HandleInner>,
-        write_queues: &[Arc<WriteQueue>],
-        apply_queues: &[Arc<ApplyQueue>],
-    ) -> Self {
-        let mut figures = Self {
-            inner: inner.clone(),
-            write_queues: write_queues.to_vec(),
-            apply_queues: apply_queues.to_vec(),
-            descriptions: Vec::new(),
-        };
+    pub(crate) fn new(inner: &Arc<HandleInner>) -> Self {
+        let mut figures = Self { inner: inner.clone(), descriptions: Vec::new() };
         let collectors = figures.collectors();
         let descriptions = collectors.iter().flat_map(|collector| collector.desc()).cloned();
         figures.descriptions = descriptions.collect();
@@ -53,11 +40,11 @@ impl Figures {
         ]
     }
 
-    fn gauges(&self) -> [Figure; 7] {
+    fn gauges(&self) -> [Figure; 9] {
         let router = &self.inner.router;
         let scheduled: usize = router.waiting().iter().sum();
-        let log: usize = self.write_queues.iter().map(|queue| queue.weight()).sum();
-        let apply: usize = self.apply_queues.iter().map(|queue| queue.weight()).sum();
+        let depths = self.inner.queues.depths(scheduled);
+        let snapshots = self.inner.queues.snapshots();
         let healthy = !self.inner.health.has_failed();
         [
             ("scheduled_regions", "Regions that wait for a poller.", scheduled as u64),
@@ -67,8 +54,10 @@ impl Figures {
                 "Closed mailboxes that somebody still holds.",
                 router.leaked() as u64,
             ),
-            ("log_queue_bytes", "Bytes waiting for log writers.", log as u64),
-            ("apply_queue_bytes", "Bytes waiting for apply threads.", apply as u64),
+            ("log_queue_bytes", "Bytes waiting for log writers.", depths.log_bytes as u64),
+            ("apply_queue_bytes", "Bytes waiting for apply threads.", depths.apply_bytes as u64),
+            ("snapshots_sending", "Snapshots on their way out.", snapshots.sending as u64),
+            ("snapshots_receiving", "Snapshots on their way in.", snapshots.receiving as u64),
             (
                 "regions_set_aside",
                 "Regions that are damaged or quarantined.",

@@ -4,12 +4,14 @@ use crate::clock::Clock;
 use crate::creator::Creator;
 use crate::error::{StartError, StoreFailure};
 use crate::health::Health;
+use crate::inspect::Queues;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
+use crate::published::Directory;
 use crate::range_map::RangeMap;
 use crate::read_gate::ReadGates;
 use crate::region_fsm::RegionRouter;
-use crate::snapshot::{SnapshotMessage, StreamQueue, StreamTask};
+use crate::snapshot::{SnapshotMessage, StreamTask};
 use crate::store_fsm::SetAside;
 use batch_system::SendError;
 use bytes::Bytes;
@@ -72,7 +74,8 @@ pub(crate) struct HandleInner {
     pub(crate) ranges: Arc<RangeMap>,
     pub(crate) gates: Arc<ReadGates>,
     pub(crate) set_aside: SetAside,
-    pub(crate) streams: Arc<StreamQueue>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) queues: Queues,
     /// Gone once the store has stopped, so that a handle does not keep the log store open.
     pub(crate) creator: Mutex<Option<Arc<Creator>>>,
     pub(crate) stopped: AtomicBool,
@@ -178,8 +181,9 @@ impl StoreHandle {
         self.inner.router.send(region.get(), RegionMessage::Campaign).is_ok()
     }
 
-    /// How a region stands here; waits for its turn in the pool, so not from a callback. `None` if it is not here, or its
-    /// mailbox is full.
+    /// How a region stands here, to the last figure; waits for its turn in the pool, so not from a callback.
+    /// `None` if it is not here, or its mailbox is full. To look without waiting, or at many regions, use
+    /// [`region`](Self::region) and [`regions`](Self::regions).
     pub fn region_status(&self, region: RegionId) -> Option<RegionStatus> {
         let (sender, status) = crossbeam::channel::bounded(1);
         let answer = Box::new(move |status| {
@@ -195,7 +199,7 @@ impl StoreHandle {
     }
 
     /// How many regions are here.
-    pub fn regions(&self) -> usize {
+    pub fn region_count(&self) -> usize {
         self.inner.router.alive()
     }
 
@@ -246,7 +250,7 @@ impl StoreHandle {
     pub fn deliver_snapshot(&self, message: SnapshotMessage) -> bool {
         let task = StreamTask::Message(Box::new(message));
         let weight = task.weight();
-        let taken = self.inner.streams.try_push(task, weight).is_ok();
+        let taken = self.inner.queues.streams.try_push(task, weight).is_ok();
         if !taken {
             self.inner.metrics.count_dropped("queue_full", 1);
         }

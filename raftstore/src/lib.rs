@@ -20,12 +20,15 @@ mod error;
 mod figures;
 mod handle;
 mod health;
+mod inspect;
 mod log_store;
 mod message;
 mod metrics;
 mod parts;
 mod peers;
+mod placement;
 mod poller;
+mod published;
 mod range_map;
 mod read_gate;
 mod reads;
@@ -43,13 +46,18 @@ mod write_path;
 pub use admin::{AdminRequest, Regions, RegionsFuture};
 pub use builder::StoreBuilder;
 pub use clock::{Clock, SystemClock};
-pub use config::{RaftSettings, StoreConfig};
+pub use config::{PlacementSettings, RaftSettings, StoreConfig};
 pub use driven::{DrivenStore, StoreThread};
 pub use error::{StartError, StoreFailure};
 pub use handle::{AnswerFuture, StoreHandle, Write};
+pub use inspect::{QueueDepths, RegionInfo, RegionState, SnapshotsUnderWay, StoreStatus};
 pub use log_store::{
     DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
     RaftEngineLogStore, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
+};
+pub use placement::{
+    EmbeddedPlacement, Operator, Order, OrderReport, OrderStatus, Outcome, Placement,
+    PlacementError, RegionHeartbeat, SplitPolicy, StoreHeartbeat,
 };
 pub use reads::{ReadFuture, ReadRequest, RegionReader};
 pub use snapshot::{
@@ -57,8 +65,8 @@ pub use snapshot::{
     SnapshotMessage, StagedSnapshot,
 };
 pub use state_machine::{
-    Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSplit,
-    SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
+    Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSize,
+    RegionSplit, SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
 };
 #[cfg(feature = "fjall")]
 pub use state_machine::{FjallConfig, FjallMap};
@@ -68,10 +76,10 @@ pub use write_path::Stage;
 
 pub use region::{
     Answer, AppliedState, ChangeError, DecodeError, Envelope, Index, LogReadError, LogReader,
-    NewRegion, Origin, Peer, PeerChange, PeerId, PeerRole, ProposeError, ReadError, ReadPoint,
-    ReadWay, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus, Response, Role,
-    SplitError, SplitRequest, StoreId, StoreIdent, Term, TransferError, TruncatedState,
-    INITIAL_INDEX,
+    NewRegion, Origin, Peer, PeerChange, PeerId, PeerProgress, PeerRole, ProposeError, ReadError,
+    ReadPoint, ReadWay, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus,
+    Response, Role, SplitError, SplitRequest, StoreId, StoreIdent, Term, TransferError,
+    TruncatedState, INITIAL_INDEX,
 };
 
 /// The files below raft-engine, for a log store whose files are not the machine's.

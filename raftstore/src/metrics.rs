@@ -60,6 +60,8 @@ pub(crate) struct Metrics {
     /// By way, and by thread: readers must not wait for each other's caches.
     reads: Vec<CachePadded<[AtomicU64; 4]>>,
     reads_refused: IntCounterVec,
+    operators: IntCounterVec,
+    placement_failures: IntCounter,
 }
 
 impl Metrics {
@@ -77,8 +79,10 @@ impl Metrics {
             let buckets = prometheus::exponential_buckets(1.0, 2.0, 13).expect("sound");
             HistogramOpts::from(opts(name, help)).buckets(buckets)
         };
-        let regions =
-            IntGaugeVec::new(opts("regions", "Regions by what their peer is here."), &["role"])?;
+        let counter = |name: &str, help: &str| IntCounter::with_opts(opts(name, help));
+        let counters = |(name, help): (&str, &str), labels: &[&str]| {
+            IntCounterVec::new(opts(name, help), labels)
+        };
         let metrics = Self {
             stage: HistogramVec::new(
                 seconds("stage_seconds", "Time in each station of the write path, of the oldest proposal of a region and round."),
@@ -95,41 +99,25 @@ impl Metrics {
             ))?,
             log_write: Histogram::with_opts(seconds("log_write_seconds", "Writing and syncing one log batch."))?,
             log_write_regions: Histogram::with_opts(counts("log_write_regions", "Regions in one log batch."))?,
-            log_bytes: IntCounter::with_opts(opts("log_written_bytes_total", "Bytes written to the log."))?,
-            proposals: IntCounter::with_opts(opts("proposals_total", "Proposals taken from mailboxes."))?,
-            applied: IntCounter::with_opts(opts("applied_commands_total", "Commands applied."))?,
-            answers: IntCounterVec::new(opts("answers_total", "Answers to proposals."), &["outcome"])?,
-            sent: IntCounterVec::new(opts("raft_messages_sent_total", "Raft messages given to the transport."), &["type"])?,
-            received: IntCounterVec::new(opts("raft_messages_received_total", "Raft messages taken from mailboxes."), &["type"])?,
-            dropped: IntCounterVec::new(opts("raft_messages_dropped_total", "Raft messages dropped."), &["reason"])?,
-            regions,
-            leader_changes: IntCounter::with_opts(opts(
-                "leader_changes_total",
-                "Times a region here became or ceased to be the leader.",
-            ))?,
-            snapshots: IntCounterVec::new(
-                opts("snapshots_total", "Snapshots by what became of them."),
-                &["outcome"],
-            )?,
-            snapshot_bytes: IntCounterVec::new(
-                opts("snapshot_bytes_total", "Bytes of snapshots sent."),
-                &["direction"],
-            )?,
-            splits: IntCounter::with_opts(opts("splits_total", "Regions split off here."))?,
-            created: IntCounterVec::new(
-                opts("peers_created_total", "Peers created here, by what brought them."),
-                &["by"],
-            )?,
-            destroyed: IntCounter::with_opts(opts("peers_destroyed_total", "Peers that left this store."))?,
-            description_changes: IntCounter::with_opts(opts(
-                "description_changes_total",
-                "Times a region here got other peers or another range.",
-            ))?,
+            log_bytes: counter("log_written_bytes_total", "Bytes written to the log.")?,
+            proposals: counter("proposals_total", "Proposals taken from mailboxes.")?,
+            applied: counter("applied_commands_total", "Commands applied.")?,
+            answers: counters(("answers_total", "Answers to proposals."), &["outcome"])?,
+            sent: counters(("raft_messages_sent_total", "Raft messages given to the transport."), &["type"])?,
+            received: counters(("raft_messages_received_total", "Raft messages taken from mailboxes."), &["type"])?,
+            dropped: counters(("raft_messages_dropped_total", "Raft messages dropped."), &["reason"])?,
+            regions: IntGaugeVec::new(opts("regions", "Regions by what their peer is here."), &["role"])?,
+            leader_changes: counter("leader_changes_total", "Times a region here became or ceased to be the leader.")?,
+            snapshots: counters(("snapshots_total", "Snapshots by what became of them."), &["outcome"])?,
+            snapshot_bytes: counters(("snapshot_bytes_total", "Bytes of snapshots sent."), &["direction"])?,
+            splits: counter("splits_total", "Regions split off here.")?,
+            created: counters(("peers_created_total", "Peers created here, by what brought them."), &["by"])?,
+            destroyed: counter("peers_destroyed_total", "Peers that left this store.")?,
+            description_changes: counter("description_changes_total", "Times a region here got other peers or another range.")?,
             reads: (0..READ_STRIPES).map(|_| CachePadded::default()).collect(),
-            reads_refused: IntCounterVec::new(
-                opts("reads_refused_total", "Reads that were not answered."),
-                &["reason"],
-            )?,
+            reads_refused: counters(("reads_refused_total", "Reads that were not answered."), &["reason"])?,
+            operators: counters(("operators_total", "Operators of the placement by what became of them."), &["operator", "outcome"])?,
+            placement_failures: counter("placement_failures_total", "Calls of the placement that panicked.")?,
         };
         metrics.register_all(registry)?;
         Ok(metrics)
@@ -176,6 +164,8 @@ impl Metrics {
             Box::new(self.destroyed.clone()),
             Box::new(self.description_changes.clone()),
             Box::new(self.reads_refused.clone()),
+            Box::new(self.operators.clone()),
+            Box::new(self.placement_failures.clone()),
         ]
     }
 
@@ -233,6 +223,14 @@ impl Metrics {
 
     pub(crate) fn count_description_change(&self) {
         self.description_changes.inc();
+    }
+
+    pub(crate) fn count_operator(&self, operator: &str, outcome: &str) {
+        self.operators.with_label_values(&[operator, outcome]).inc();
+    }
+
+    pub(crate) fn count_placement_failure(&self) {
+        self.placement_failures.inc();
     }
 
     pub(crate) fn region_added(&self) {

@@ -5,15 +5,18 @@ use crate::config::StoreConfig;
 use crate::creator::Creator;
 use crate::handle::{HandleInner, StoreHandle};
 use crate::health::Health;
+use crate::inspect::Queues;
 use crate::log_store::LogStore;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::placement::{Habits, Placement, PlacementWorker, SplitPolicy};
 use crate::poller::StorePoller;
 use crate::range_map::RangeMap;
 use crate::read_gate::ReadGates;
 use crate::region_fsm::RegionRouter;
 use crate::snapshot::{
     ChoreQueue, ChoreWorker, SnapshotFiles, StreamLimits, StreamQueue, StreamWorker, Traffic,
+    TrafficCounts,
 };
 use crate::state_machine::StateMachine;
 use crate::store_fsm::{SetAside, StoreFsm};
@@ -38,6 +41,7 @@ pub(crate) struct Seams {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) snapshot_files: Arc<dyn SnapshotFiles>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) placement: Option<Arc<dyn Placement>>,
 }
 
 /// The seams and the queues between the threads. Used to make each thread's own part, and then gone:
@@ -52,6 +56,7 @@ pub(crate) struct Parts {
     pub(crate) write_queues: Vec<Arc<WriteQueue>>,
     pub(crate) apply_queues: Vec<Arc<ApplyQueue>>,
     pub(crate) streams: Arc<StreamQueue>,
+    pub(crate) traffic_counts: Arc<TrafficCounts>,
 }
 
 impl Parts {
@@ -80,6 +85,7 @@ impl Parts {
             state_machine: seams.state_machine.clone(),
             files: seams.snapshot_files.clone(),
             ranges: Arc::new(RangeMap::default()),
+            directory: Arc::default(),
             peers: Arc::new(Peers::default()),
             gates: Arc::new(ReadGates::default()),
             set_aside: SetAside::default(),
@@ -94,6 +100,7 @@ impl Parts {
                 .map(|_| Arc::new(ApplyQueue::new(limit)))
                 .collect(),
             streams: Arc::new(StreamQueue::new(limit)),
+            traffic_counts: Arc::default(),
             creator: Arc::new(creator),
             health,
             store_id,
@@ -201,6 +208,7 @@ impl Parts {
             router: router.clone(),
             metrics: self.metrics.clone(),
             traffic: Traffic::default(),
+            counts: self.traffic_counts.clone(),
         }
     }
 
@@ -219,6 +227,25 @@ impl Parts {
         }
     }
 
+    /// `None` where there is no placement.
+    pub(crate) fn placement_worker(&self, handle: &StoreHandle) -> Option<PlacementWorker> {
+        let (settings, seams) = (&self.config.placement, &self.seams);
+        let habits = Habits {
+            interval: settings.interval,
+            batch: settings.batch,
+            down_ticks: 2 * self.config.raft.election_ticks as u64,
+            max_snapshots: self.config.max_snapshots,
+            split: SplitPolicy {
+                max_bytes: settings.split_size.as_u64(),
+                max_writes: settings.split_writes,
+            },
+        };
+        let placement = seams.placement.clone()?;
+        let (state_machine, clock) = (seams.state_machine.clone(), seams.clock.clone());
+        let (handle, metrics) = (handle.clone(), self.metrics.clone());
+        Some(PlacementWorker::new(placement, state_machine, handle, clock, metrics, habits))
+    }
+
     pub(crate) fn handle(&self, router: &RegionRouter) -> StoreHandle {
         let inner = HandleInner {
             store_id: self.store_id,
@@ -229,7 +256,14 @@ impl Parts {
             ranges: self.creator.ranges.clone(),
             gates: self.creator.gates.clone(),
             set_aside: self.creator.set_aside.clone(),
-            streams: self.streams.clone(),
+            directory: self.creator.directory.clone(),
+            queues: Queues {
+                write: self.write_queues.clone(),
+                apply: self.apply_queues.clone(),
+                streams: self.streams.clone(),
+                chores: self.creator.chores.clone(),
+                traffic: self.traffic_counts.clone(),
+            },
             creator: Mutex::new(Some(self.creator.clone())),
             stopped: AtomicBool::new(false),
             max_proposal_bytes: self.config.region_config().max_proposal_bytes,

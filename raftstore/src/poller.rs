@@ -172,6 +172,11 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         self.metrics.observe(Stage::Collect, self.clock.now().saturating_sub(self.now));
         self.persist_and_send(batch, outbox);
         self.apply(batch, outbox);
+        let now_ms = self.now.as_millis() as u32;
+        for claim in batch.iter_mut() {
+            let RegionFsm { region, publisher, .. } = claim.fsm_mut();
+            publisher.turn_ended(region, now_ms);
+        }
         if self.health.has_failed() {
             self.collect.send.clear();
         }
@@ -204,6 +209,10 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
             fsm.region.shutdown(&mut self.effects);
         }
         self.metrics.region_gone(fsm.role);
+        // What is set aside still shows how it stood last.
+        if !self.set_aside.lock().contains_key(&region_id) {
+            self.collect.creator.directory.remove(region_id, &fsm.publisher.published());
+        }
         self.collect.respond.add_all(&mut self.effects.answers);
         self.collect.respond.add_reads(&mut self.effects.reads);
         self.collect.creator.gates.close(&fsm.gate);

@@ -1,6 +1,7 @@
 //! The normal FSM of the store's pool: one region's peer.
 
 use crate::message::RegionMessage;
+use crate::published::Publisher;
 use crate::read_gate::ReadGate;
 use crate::store_fsm::StoreFsm;
 use batch_system::{Fsm, Outbox, Router};
@@ -17,6 +18,8 @@ pub(crate) struct RegionFsm {
     pub(crate) region: Region,
     /// The role that the metrics know of.
     pub(crate) role: Option<Role>,
+    /// What it shows of itself.
+    pub(crate) publisher: Publisher,
     /// Its number among the FSMs of the current round.
     pub(crate) slot: u32,
     /// Where readers look.
@@ -31,7 +34,8 @@ impl Fsm for RegionFsm {
 
 impl RegionFsm {
     pub(crate) fn new(region: Region, gate: Arc<ReadGate>) -> Self {
-        Self { region, role: None, slot: 0, gate, published: None }
+        let publisher = Publisher::new(&region);
+        Self { region, role: None, publisher, slot: 0, gate, published: None }
     }
 
     /// Lets readers know how the region stands. Before any message of its turn leaves.

@@ -25,6 +25,9 @@ use std::time::Duration;
 /// How often disk space of the log is reclaimed.
 const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 
+/// A thread that ends when the sender is dropped.
+type Stoppable = (crossbeam::channel::Sender<()>, JoinHandle<()>);
+
 /// A running store. [`shutdown`](Store::shutdown) ends it; dropping it does the same.
 pub struct Store {
     handle: StoreHandle,
@@ -35,7 +38,8 @@ pub struct Store {
     streams: Arc<StreamQueue>,
     chores: Arc<ChoreQueue>,
     threads: Vec<JoinHandle<()>>,
-    reclaimer: Option<(crossbeam::channel::Sender<()>, JoinHandle<()>)>,
+    reclaimer: Option<Stoppable>,
+    placement: Option<Stoppable>,
     registry: Registry,
     figures: Figures,
 }
@@ -71,9 +75,10 @@ impl Store {
         // So that the store may start again with the same registry. Not there: shut down before.
         let _ = self.registry.unregister(Box::new(self.figures.clone()));
         self.handle.inner.metrics.unregister(&self.registry);
-        if let Some((stop, thread)) = self.reclaimer.take() {
+        // After all answers are given, so that each order is reported.
+        for (stop, thread) in self.reclaimer.take().into_iter().chain(self.placement.take()) {
             drop(stop);
-            thread.join().expect("the reclaimer does not panic");
+            thread.join().expect("it catches panics");
         }
         // The last that holds the log store open, unless a bootstrap is under way.
         drop(self.handle.inner.creator.lock().take());
@@ -97,7 +102,7 @@ impl Store {
         let parts = Arc::new(parts);
         let pool = start_pool(&parts)?;
         let handle = parts.handle(pool.router());
-        let figures = Figures::new(&handle.inner, &parts.write_queues, &parts.apply_queues);
+        let figures = Figures::new(&handle.inner);
         registry.register(Box::new(figures.clone()))?;
         let mut store = Self {
             handle,
@@ -108,6 +113,7 @@ impl Store {
             chores: parts.creator.chores.clone(),
             threads: Vec::new(),
             reclaimer: None,
+            placement: None,
             registry: registry.clone(),
             figures,
         };
@@ -115,6 +121,12 @@ impl Store {
         // On threads of their own: the caller's may have read another log; see `log_store/reads.rs`.
         let router = &store.handle.inner.router;
         parts.creator.restore_all(router, stored, parts.config.poller_count());
+        if let Some(worker) = parts.placement_worker(&store.handle) {
+            // Last, so that nothing is told before all regions are back.
+            let (stop, stopped) = crossbeam::channel::bounded::<()>(0);
+            let name = format!("store{}-place", parts.store_id);
+            store.placement = Some((stop, spawn(name, move || worker.run(&stopped))?));
+        }
         Ok(store)
     }
 

@@ -295,7 +295,7 @@ fn an_unreadable_log_sets_its_region_aside_and_the_others_go_on() {
     let reason = cluster.handle(0).set_aside()[&RegionId::new(1)].clone();
     assert!(reason.contains("region 1") && reason.contains("injected"), "{reason}");
     assert!(cluster.handle(0).failure().is_none(), "the store itself is healthy");
-    eventually("its FSM is gone", || cluster.handle(0).regions() == 1);
+    eventually("its FSM is gone", || cluster.handle(0).region_count() == 1);
     eventually("proposers are told", || {
         let refused = cluster.handle(0).propose(RegionId::new(1), put("refused"));
         matches!(refused, Err(ProposeError::Quarantined { .. }))

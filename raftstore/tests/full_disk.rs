@@ -173,9 +173,9 @@ fn start_on_full_disk(stores: &Path) {
             .start();
         match started {
             Ok(store) => {
-                say(&format!("store {id} starts with {} regions", store.handle().regions()));
+                say(&format!("store {id} starts with {} regions", store.handle().region_count()));
                 assert!(store.handle().set_aside().is_empty(), "{:?}", store.handle().set_aside());
-                assert_eq!(store.handle().regions() as u64, REGIONS);
+                assert_eq!(store.handle().region_count() as u64, REGIONS);
             }
             Err(StartError::LogStore(error)) => {
                 let text = error.to_string();

@@ -155,7 +155,7 @@ fn a_peer_is_replaced_and_the_old_one_destroyed_for_good() {
     let after = handle.admin(REGION, AdminRequest::change_peers(swap)).expect("swapped");
     let stores: Vec<u64> = after[0].peers.iter().map(|peer| peer.store.get()).collect();
     assert_eq!((stores.as_slice(), after[0].joint), (&[1, 2, 4][..], false));
-    eventually("the third store has nothing of it", || cluster.handle(2).regions() == 0);
+    eventually("the third store has nothing of it", || cluster.handle(2).region_count() == 0);
     eventually("nor has its map", || cluster.maps[2].is_empty(REGION));
     assert_eq!(cluster.handle(2).region_of_key(b"0000"), None);
     handle.propose(REGION, put("after")).expect("the others serve");
@@ -181,9 +181,9 @@ fn a_removed_peer_that_was_cut_off_finds_out_by_itself() {
     assert!(cluster.network.disconnect(StoreId::new(3)));
     let gone = region(1, 1).peers[2].id;
     handle.admin(REGION, AdminRequest::change_peers([PeerChange::Remove(gone)])).expect("removed");
-    assert_eq!(cluster.handle(2).regions(), 1, "it knows of nothing");
+    assert_eq!(cluster.handle(2).region_count(), 1, "it knows of nothing");
     cluster.network.connect(cluster.handle(2));
-    eventually("it has found out", || cluster.handle(2).regions() == 0);
+    eventually("it has found out", || cluster.handle(2).region_count() == 0);
     handle.propose(REGION, put("after")).expect("the others serve");
     cluster.shutdown();
 }
@@ -284,14 +284,14 @@ fn regions_are_split_a_hundred_times_under_load_and_nothing_is_lost() {
         stop.store(true, Ordering::Release);
         client.join().expect("no panic")
     });
-    assert_eq!(handle.regions(), 100);
+    assert_eq!(handle.region_count(), 100);
     for key in &written {
         let region = handle.region_of_key(key.as_bytes()).expect("the space is tiled");
         let found = cluster.maps[0].get(region, key.as_bytes());
         assert_eq!(found, Some(Bytes::from("x")), "{key} in region {region}");
     }
     for store in 0..3 {
-        eventually("all stores have all regions", || cluster.handle(store).regions() == 100);
+        eventually("all stores have all regions", || cluster.handle(store).region_count() == 100);
     }
     cluster.shutdown();
 }
@@ -312,11 +312,11 @@ fn what_was_split_and_moved_is_there_after_a_restart() {
     let gone = handle.region_status(RegionId::new(8)).expect("here").description.peers[2].id;
     let removal = AdminRequest::change_peers([PeerChange::Remove(gone)]);
     handle.admin(RegionId::new(8), removal).expect("removed");
-    eventually("it is destroyed", || cluster.handle(2).regions() == 2);
+    eventually("it is destroyed", || cluster.handle(2).region_count() == 2);
     cluster.shutdown();
 
     let cluster = Cluster::on_disk(&config, dir.path());
-    assert_eq!(cluster.handle(2).regions(), 2, "a tombstone stays");
+    assert_eq!(cluster.handle(2).region_count(), 2, "a tombstone stays");
     for store in 0..3 {
         assert!(cluster.handle(store).set_aside().is_empty());
     }

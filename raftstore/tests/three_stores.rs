@@ -96,7 +96,7 @@ fn bootstrap_may_be_repeated_and_contradictions_are_refused() {
     let three = regions(3);
     handle.bootstrap(&three[..2]).expect("sound");
     handle.bootstrap(&three).expect("the first two are there, the third is new");
-    assert_eq!(handle.regions(), 3);
+    assert_eq!(handle.region_count(), 3);
     assert_eq!(handle.region_of_key(b"0001"), Some(RegionId::new(2)));
     assert_eq!(handle.region_of_key(b"zzz"), Some(RegionId::new(3)));
 
@@ -114,9 +114,9 @@ fn bootstrap_may_be_repeated_and_contradictions_are_refused() {
     (sound.start_key, sound.end_key) = (Bytes::new(), Bytes::from("00"));
     let other = cluster.handle(1);
     other.bootstrap(&[sound.clone(), unsound]).expect_err("one of them is unsound");
-    assert_eq!((other.regions(), other.region_of_key(b"0")), (0, None), "nothing was created");
+    assert_eq!((other.region_count(), other.region_of_key(b"0")), (0, None), "nothing was created");
     other.bootstrap(&[sound.clone(), sound]).expect("listed twice is created once");
-    assert_eq!((other.regions(), other.set_aside().len()), (1, 0));
+    assert_eq!((other.region_count(), other.set_aside().len()), (1, 0));
     let reserved = raftstore::RegionDescription { id: RegionId::new(u64::MAX - 5), ..region(9, 9) };
     let refused = other.bootstrap(&[reserved]).expect_err("its id is reserved").to_string();
     assert!(refused.contains("reserved"), "{refused}");
@@ -124,7 +124,7 @@ fn bootstrap_may_be_repeated_and_contradictions_are_refused() {
     let elsewhere =
         raftstore::RegionDescription { peers: vec![region(9, 9).peers[2]], ..region(9, 9) };
     handle.bootstrap(&[elsewhere]).expect("no peer here: passed over");
-    assert_eq!(handle.regions(), 3);
+    assert_eq!(handle.region_count(), 3);
 }
 
 #[test]

@@ -14,8 +14,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
+use crate::key_text;
 use crate::proto;
 
 /// Index at which the log of a new region starts: everything up to and including it counts as
@@ -32,7 +34,7 @@ pub const MAX_PEERS: usize = 64;
 
 /// Version of a description. `conf_ver` moves with every change of the peers, `version` with every
 /// change of the key range; both only grow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default, Serialize, Deserialize)]
 pub struct RegionEpoch {
     /// Version of the set of peers, from 1.
     pub conf_ver: u64,
@@ -44,7 +46,8 @@ pub struct RegionEpoch {
 ///
 /// While several voters change at once, the region needs a majority of the voters that were and one of
 /// those that will be (joint consensus). The last three roles exist only then.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PeerRole {
     /// Votes, and counts.
     Voter,
@@ -71,7 +74,7 @@ impl PeerRole {
 }
 
 /// One store's replica of a region.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub struct Peer {
     /// Unique in the cluster, never reused.
     pub id: PeerId,
@@ -85,14 +88,16 @@ pub struct Peer {
 ///
 /// Invariant: at least one voter; ids are not 0; no two peers share an id or a store; the range is
 /// not empty. [`validate`](Self::validate) checks it, and every description that is decoded or
-/// given to a region has passed it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// given to a region has passed it. What comes through serde is for people to look at, and has not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RegionDescription {
     /// The region.
     pub id: RegionId,
     /// First key of the range.
+    #[serde(with = "key_text")]
     pub start_key: Bytes,
     /// First key after the range; empty means that the range has no end.
+    #[serde(with = "key_text")]
     pub end_key: Bytes,
     /// Version of this description.
     pub epoch: RegionEpoch,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState};
+use serde::{Deserialize, Serialize};
 
 use crate::answer::{Answer, Callback};
 use crate::command::CommandError;
@@ -88,7 +89,8 @@ impl Effects {
 }
 
 /// What a peer is within its region.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Follows a leader, or waits for one.
     Follower,

@@ -62,6 +62,11 @@ impl PeerBook {
         Some(self.tick - at)
     }
 
+    /// The same, or since the leadership began.
+    pub(crate) fn quiet_ticks(&self, id: PeerId) -> u64 {
+        self.silent_ticks(id).unwrap_or(self.tick)
+    }
+
     /// Leadership began or ended.
     pub(crate) fn forget_heard(&mut self) {
         (self.heard, self.tick) = (Vec::new(), 0);

@@ -102,6 +102,11 @@ impl Region {
         self.applying.bytes()
     }
 
+    /// Bytes of entries in memory.
+    pub fn cached_bytes(&self) -> usize {
+        self.raw.store().cached_bytes()
+    }
+
     /// Whether a write that was handed out is not reported as persisted.
     pub fn has_outstanding_write(&self) -> bool {
         self.writes.outstanding()

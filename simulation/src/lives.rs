@@ -17,7 +17,10 @@ impl World {
         let event = match (&started, &process.running) {
             (Ok(()), Some(running)) => {
                 let handle = running.store.handle();
-                Event::Started { regions: handle.regions(), set_aside: handle.set_aside().len() }
+                Event::Started {
+                    regions: handle.region_count(),
+                    set_aside: handle.set_aside().len(),
+                }
             }
             // It was killed while it started.
             (Ok(()), None) => {

@@ -28,5 +28,5 @@ pub use message::{SnapshotBody, SnapshotId, SnapshotMessage};
 pub(crate) use install::{forget, install_staged, Chore, ChoreQueue, ChoreWorker, InstallError};
 pub(crate) use message::staged_name;
 pub(crate) use stream::{
-    StreamLimits, StreamQueue, StreamTask, StreamWorker, Traffic, TASK_WEIGHT,
+    StreamLimits, StreamQueue, StreamTask, StreamWorker, Traffic, TrafficCounts, TASK_WEIGHT,
 };

@@ -16,6 +16,7 @@ use crate::work_queue::{Taken, WorkQueue};
 use region::{snapshot_of, Envelope, Peer, PeerId, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,14 @@ pub(crate) struct StreamWorker {
     pub(crate) router: RegionRouter,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) traffic: Traffic,
+    pub(crate) counts: Arc<TrafficCounts>,
+}
+
+/// How many snapshots are on their way, for whoever asks.
+#[derive(Debug, Default)]
+pub(crate) struct TrafficCounts {
+    pub(crate) sending: AtomicUsize,
+    pub(crate) receiving: AtomicUsize,
 }
 
 /// What is on its way.
@@ -125,6 +134,13 @@ impl StreamWorker {
                 StreamTask::Message(message) => self.hear(*message),
             }
         }
+        self.count();
+    }
+
+    fn count(&self) {
+        let Traffic { sending, receiving, .. } = &self.traffic;
+        self.counts.sending.store(sending.len(), Ordering::Relaxed);
+        self.counts.receiving.store(receiving.len(), Ordering::Relaxed);
     }
 
     /// A tick has passed: what is not answered is repeated or given up.
@@ -155,6 +171,7 @@ impl StreamWorker {
                 self.answer(region);
             }
         }
+        self.count();
     }
 
     /// Opens the state machine's view of a region for a peer.

@@ -4,11 +4,15 @@
 mod fjall_map;
 mod ordered_map;
 mod pieces;
+mod sizes;
 
 #[cfg(feature = "fjall")]
 pub use fjall_map::{FjallConfig, FjallMap};
 pub use ordered_map::{MapCommand, MapCommandError, OrderedMap};
 pub use pieces::Pieces;
+pub use sizes::RegionSize;
+
+pub(crate) use sizes::Cutter;
 
 use bytes::Bytes;
 use region::{AppliedState, Index, RegionId, Term};
@@ -137,6 +141,21 @@ pub trait StateMachine: Send + Sync + 'static {
     /// # Errors
     /// When they cannot be removed. The store stops then.
     fn destroy(&self, region: RegionId) -> Result<(), StateMachineError>;
+
+    /// How much a region holds, about; `None` if it cannot say, which is the default. Asked now and then by a
+    /// thread of its own, of regions that were written to, where there is a [placement](crate::Placement).
+    fn size(&self, region: RegionId) -> Option<RegionSize> {
+        let _ = region;
+        None
+    }
+
+    /// Keys at which to divide a region into parts of about equal size, of at most about `max_bytes` each;
+    /// increasing, within its range. None if it is no larger, or, which is the default, if it cannot say:
+    /// then the region is not split for its size. May read the whole region.
+    fn split_keys(&self, region: RegionId, max_bytes: u64) -> Vec<Bytes> {
+        let _ = (region, max_bytes);
+        Vec::new()
+    }
 
     /// Makes everything durable that was applied to any region, as far as the state machine outlives its
     /// process at all.

@@ -1,6 +1,9 @@
 //! An ordered map in memory for each region.
 
-use super::{Pieces, RegionCommands, RegionSplit, SnapshotSource, StateMachine, StateMachineError};
+use super::{
+    Cutter, Pieces, RegionCommands, RegionSize, RegionSplit, SnapshotSource, StateMachine,
+    StateMachineError,
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use region::{AppliedState, Index, RegionId};
@@ -102,7 +105,37 @@ pub struct OrderedMap {
 #[derive(Debug, Default)]
 struct RegionMap {
     map: BTreeMap<Bytes, Bytes>,
+    /// Of keys and values.
+    bytes: u64,
     applied: Option<AppliedState>,
+}
+
+impl RegionMap {
+    fn new(map: BTreeMap<Bytes, Bytes>, applied: AppliedState) -> Self {
+        let bytes = map.iter().map(pair_bytes).sum();
+        Self { map, bytes, applied: Some(applied) }
+    }
+
+    fn put(&mut self, key: Bytes, value: Bytes) -> Option<Bytes> {
+        let (key_bytes, value_bytes) = (key.len() as u64, value.len() as u64);
+        let previous = self.map.insert(key, value);
+        self.bytes += value_bytes;
+        match &previous {
+            Some(previous) => self.bytes -= previous.len() as u64,
+            None => self.bytes += key_bytes,
+        }
+        previous
+    }
+
+    fn delete(&mut self, key: &Bytes) -> Option<Bytes> {
+        let previous = self.map.remove(key);
+        self.bytes -= previous.as_ref().map_or(0, |previous| pair_bytes((key, previous)));
+        previous
+    }
+}
+
+fn pair_bytes((key, value): (&Bytes, &Bytes)) -> u64 {
+    (key.len() + value.len()) as u64
 }
 
 impl Default for OrderedMap {
@@ -177,8 +210,8 @@ impl StateMachine for OrderedMap {
             let mut found = found.lock();
             for command in &mut region.commands {
                 let previous = match MapCommand::decode(command.payload.clone()) {
-                    Ok(MapCommand::Put { key, value }) => found.map.insert(key, value),
-                    Ok(MapCommand::Delete { key }) => found.map.remove(&key),
+                    Ok(MapCommand::Put { key, value }) => found.put(key, value),
+                    Ok(MapCommand::Delete { key }) => found.delete(&key),
                     // Committed is committed: every store skips it alike, and the proposer hears why.
                     Err(error) => Some(Bytes::from(error.to_string())),
                 };
@@ -206,7 +239,8 @@ impl StateMachine for OrderedMap {
             if !range.end_key.is_empty() {
                 parent.map.append(&mut from_start.split_off(&range.end_key));
             }
-            let child = RegionMap { map: from_start, applied: Some(applied.clone()) };
+            let child = RegionMap::new(from_start, applied.clone());
+            parent.bytes -= child.bytes;
             *self.find_or_create(range.id).lock() = child;
         }
         parent.applied = Some(split.parent.clone());
@@ -253,8 +287,22 @@ impl StateMachine for OrderedMap {
         }
         let applied = snapshot.applied().clone();
         let region = applied.description.id;
-        *self.find_or_create(region).lock() = RegionMap { map, applied: Some(applied) };
+        *self.find_or_create(region).lock() = RegionMap::new(map, applied);
         Ok(())
+    }
+
+    fn size(&self, region: RegionId) -> Option<RegionSize> {
+        let found = self.find(region)?;
+        let found = found.lock();
+        Some(RegionSize { bytes: found.bytes, keys: found.map.len() as u64 })
+    }
+
+    fn split_keys(&self, region: RegionId, max_bytes: u64) -> Vec<Bytes> {
+        let Some(found) = self.find(region) else { return Vec::new() };
+        let found = found.lock();
+        let Some(mut cutter) = Cutter::new(found.bytes, max_bytes) else { return Vec::new() };
+        let _ = found.map.iter().all(|pair| cutter.add(pair.0, pair_bytes(pair)));
+        cutter.finish()
     }
 
     fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {

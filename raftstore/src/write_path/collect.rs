@@ -98,9 +98,11 @@ impl CollectStation {
             self.respond.add_reads(&mut effects.reads);
             if let Some(change) = effects.role_change.take() {
                 metrics.role_changed(&mut fsm.role, change);
+                fsm.publisher.hurry();
             }
             if effects.description_change.take().is_some() {
                 self.creator.metrics.count_description_change();
+                fsm.publisher.hurry();
             }
             for to in effects.snapshots_wanted.drain(..) {
                 if let Some(peer) = fsm.region.description().peer(to) {
@@ -110,6 +112,7 @@ impl CollectStation {
             }
             if let Some(last) = effects.removed.take() {
                 self.respond.add_all(&mut effects.answers);
+                fsm.publisher.leave();
                 return self.part_with(fsm, last);
             }
             if let Some(failure) = effects.fatal.take() {

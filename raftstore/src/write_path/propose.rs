@@ -8,7 +8,7 @@ use crate::reads::read_error;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::write_path::Stage;
 use raft::eraftpb::MessageType;
-use region::{Effects, Proposal, ProposeError, Read, Region};
+use region::{Effects, Proposal, ProposeError, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +54,10 @@ impl ProposeStation {
                 RegionMessage::Raft(envelope) => {
                     metrics.count_received(envelope.message.get_msg_type());
                     let stepped = match envelope.message.get_msg_type() {
-                        MessageType::MsgSnapshot => self.creator.step_snapshot(region, envelope),
+                        MessageType::MsgSnapshot => {
+                            fsm.publisher.hurry();
+                            self.creator.step_snapshot(region, envelope)
+                        }
                         _ => region.step(envelope),
                     };
                     if let Err(rejection) = stepped {
@@ -72,6 +75,7 @@ impl ProposeStation {
                 }
                 RegionMessage::SnapshotSent(to, arrived) => region.snapshot_sent(to, arrived),
                 RegionMessage::BeginFromSplit(description) => {
+                    fsm.publisher.hurry();
                     region.begin_from_split(&description);
                 }
                 RegionMessage::CompactSoon => region.compact_soon(),
@@ -82,11 +86,13 @@ impl ProposeStation {
                     let installed = region.installs_up_to() == Some(index);
                     region.applied(index);
                     if installed {
+                        fsm.publisher.hurry();
                         // What the contents no longer cover is free now, and not before.
                         self.creator.ranges.replace(region.description());
                     }
                 }
                 RegionMessage::Tick => {
+                    fsm.publisher.hurry();
                     region.tick(effects);
                     // A region that was closed meanwhile needs no further tick.
                     outbox.send_after(region.id().get(), self.tick_interval, RegionMessage::Tick);
@@ -97,13 +103,13 @@ impl ProposeStation {
                 RegionMessage::Status(answer) => answer(region.status()),
             }
         }
-        self.enter(&mut fsm.region, now, effects, metrics);
+        self.enter(fsm, now, effects, metrics);
     }
 
     /// What was gathered on the way, all at once.
     fn enter(
         &mut self,
-        region: &mut Region,
+        fsm: &mut RegionFsm,
         now: Duration,
         effects: &mut Effects,
         metrics: &LocalMetrics,
@@ -115,10 +121,12 @@ impl ProposeStation {
             // From here on the stamp says when the proposal was appended.
             let stamp = now.as_nanos() as u64;
             self.proposals.iter_mut().for_each(|proposal| proposal.stamp = stamp);
-            region.propose(&mut self.proposals, effects);
+            let (given, answered) = (self.proposals.len(), effects.answers.len());
+            fsm.region.propose(&mut self.proposals, effects);
+            fsm.publisher.writes += (given + answered - effects.answers.len()) as u64;
         }
         if !self.reads.is_empty() {
-            region.read(&mut self.reads, effects);
+            fsm.region.read(&mut self.reads, effects);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::tables::{bounds, range_of, Filling, KeyRange, Tables};
 use super::{check_key, MapCommand};
-use crate::state_machine::{SnapshotSource, StateMachineError};
+use crate::state_machine::{Cutter, RegionSize, SnapshotSource, StateMachineError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fjall::Readable;
 use parking_lot::Mutex;
@@ -66,6 +66,44 @@ impl SnapshotSource for View {
         }
         Ok((!piece.is_empty()).then(|| piece.freeze()))
     }
+}
+
+/// Calls `each` with every key of a region and the bytes of the pair, until it says that it needs no more.
+fn read_all(
+    tables: &Tables,
+    region: RegionId,
+    mut each: impl FnMut(&[u8], u64) -> bool,
+) -> Result<(), StateMachineError> {
+    for pair in View::open(tables, region)?.pairs {
+        let (key, value) = pair.into_inner().map_err(|error| tables.error("cannot read", error))?;
+        if !each(&key, (key.len() + value.len()) as u64) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole region to say how much it holds.
+pub(super) fn count(tables: &Tables, region: RegionId) -> Result<RegionSize, StateMachineError> {
+    let mut size = RegionSize::default();
+    read_all(tables, region, |_, bytes| {
+        size.bytes += bytes;
+        size.keys += 1;
+        true
+    })?;
+    Ok(size)
+}
+
+/// Where to cut a region that holds about `bytes`.
+pub(super) fn cut(
+    tables: &Tables,
+    region: RegionId,
+    bytes: u64,
+    max_bytes: u64,
+) -> Result<Vec<Bytes>, StateMachineError> {
+    let Some(mut cutter) = Cutter::new(bytes, max_bytes) else { return Ok(Vec::new()) };
+    read_all(tables, region, |key, bytes| cutter.add(key, bytes))?;
+    Ok(cutter.finish())
 }
 
 /// Replaces what there is of a region by a snapshot. The order of writes:

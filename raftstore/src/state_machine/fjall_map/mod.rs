@@ -9,23 +9,28 @@
 //! | `mod` | opening, reading, applying |
 //! | `tables` | the keyspaces, and what `meta` says |
 //! | `syncing` | when it syncs, and what is known to be durable |
+//! | `sizes` | how much regions hold |
 //! | `contents` | snapshots out and in, and destruction |
 //! | `config` | settings |
 
 mod config;
 mod contents;
+mod sizes;
 mod syncing;
 mod tables;
 
 pub use config::FjallConfig;
 
-use super::{MapCommand, RegionCommands, SnapshotSource, StateMachine, StateMachineError};
+use super::{
+    MapCommand, RegionCommands, RegionSize, SnapshotSource, StateMachine, StateMachineError,
+};
 use bytes::Bytes;
 use contents::View;
 use fjall::{Database, KeyspaceCreateOptions};
 use parking_lot::Mutex;
 use region::{AppliedState, Index, RegionDescription, RegionId};
 use rustc_hash::FxHashMap;
+use sizes::{Growth, Sizes};
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::Path;
@@ -60,6 +65,7 @@ const MAX_KEY_BYTES: usize = u16::MAX as usize;
 pub struct FjallMap {
     tables: Tables,
     syncing: Arc<Syncing>,
+    sizes: Sizes,
     /// Held while ranges are cleared; see [`contents::install`].
     moving: Mutex<()>,
     thread: Option<JoinHandle<()>>,
@@ -127,7 +133,13 @@ impl FjallMap {
         };
         let thread = std::thread::Builder::new().name("fjall-map-sync".to_owned()).spawn(run);
         let thread = thread.map_err(|error| cannot_open(path, error.to_string()))?;
-        Ok(Self { tables, syncing, moving: Mutex::default(), thread: Some(thread) })
+        Ok(Self {
+            tables,
+            syncing,
+            sizes: Sizes::default(),
+            moving: Mutex::default(),
+            thread: Some(thread),
+        })
     }
 
     /// The value of a key as applied here, which may lag behind what was acknowledged elsewhere.
@@ -198,6 +210,8 @@ fn open_tables(path: &Path, config: &FjallConfig) -> Result<Tables, String> {
 struct Effects {
     keys: BTreeMap<Bytes, Option<Bytes>>,
     bytes: u64,
+    /// Of each region whose commands there are.
+    growths: BTreeMap<RegionId, Growth>,
 }
 
 impl Effects {
@@ -226,6 +240,11 @@ impl Effects {
                 value.map(|value| Bytes::copy_from_slice(&value))
             }
         };
+        let pair_bytes = |value: &Bytes| (key.len() + value.len()) as i64;
+        let (before, after) = (previous.as_ref(), value.as_ref());
+        let growth = self.growths.entry(description.id).or_default();
+        growth.bytes += after.map_or(0, pair_bytes) - before.map_or(0, pair_bytes);
+        growth.keys += i64::from(after.is_some()) - i64::from(before.is_some());
         self.keys.insert(key, value);
         Ok(previous.unwrap_or_default())
     }
@@ -242,6 +261,9 @@ impl StateMachine for FjallMap {
             for command in &mut part.commands {
                 command.output = effects.run(&self.tables, &description, &command.payload)?;
             }
+            // A range that changes ends the counting.
+            let growth = effects.growths.entry(part.region_id).or_default();
+            growth.version = description.epoch.version;
             states.insert(part.region_id, part.applied.clone());
         }
         let mut writes = self.tables.batch(effects.keys.len() + states.len());
@@ -255,6 +277,7 @@ impl StateMachine for FjallMap {
             self.tables.put_applied(&mut writes, *region, applied);
         }
         self.tables.commit(writes)?;
+        self.sizes.add(std::mem::take(&mut effects.growths).into_iter());
         let applied = states.into_iter().map(|(region, applied)| (region, applied.index));
         self.syncing.note(applied, effects.bytes);
         Ok(())
@@ -272,11 +295,28 @@ impl StateMachine for FjallMap {
         Ok(Box::new(View::open(&self.tables, region)?))
     }
 
+    fn size(&self, region: RegionId) -> Option<RegionSize> {
+        self.sizes.size(&self.tables, region).unwrap_or_else(|error| {
+            tracing::warn!(%region, %error, "a region cannot be counted");
+            None
+        })
+    }
+
+    fn split_keys(&self, region: RegionId, max_bytes: u64) -> Vec<Bytes> {
+        let Some(size) = self.size(region) else { return Vec::new() };
+        contents::cut(&self.tables, region, size.bytes, max_bytes).unwrap_or_else(|error| {
+            tracing::warn!(%region, %error, "a region cannot be read to split it");
+            Vec::new()
+        })
+    }
+
     fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
         self.syncing.check()?;
         let (region, index) = (snapshot.applied().description.id, snapshot.applied().index);
         self.syncing.forget(region);
+        self.sizes.forget(region);
         contents::install(&self.tables, &self.moving, snapshot)?;
+        self.sizes.forget(region);
         self.syncing.note([(region, index)].into_iter(), 0);
         self.syncing.sync(|| self.tables.persist())
     }
@@ -285,6 +325,7 @@ impl StateMachine for FjallMap {
         self.syncing.check()?;
         self.syncing.forget(region);
         contents::destroy(&self.tables, &self.moving, region)?;
+        self.sizes.forget(region);
         self.syncing.sync(|| self.tables.persist())
     }
 
