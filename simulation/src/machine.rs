@@ -88,6 +88,19 @@ impl MachineState {
         children.for_each(|child| self.forget(child));
     }
 
+    /// Another region that has a part of a range.
+    fn overlapping(&self, range: &RegionDescription) -> Option<RegionId> {
+        let begins_before = |start: &Bytes, end: &Bytes| end.is_empty() || start < end;
+        let overlaps = |other: &RegionDescription| {
+            other.id != range.id
+                && begins_before(&other.start_key, &range.end_key)
+                && begins_before(&range.start_key, &other.end_key)
+        };
+        let all = self.regions.values().filter_map(|region| region.applied.as_ref());
+        let mut others = all.filter(|applied| overlaps(&applied.description));
+        others.next().map(|applied| applied.description.id)
+    }
+
     /// What a region's registers hold, and up to where that is applied.
     pub(crate) fn contents(&self, region: RegionId) -> (BTreeMap<u64, u64>, Index) {
         let region = self.regions.get(&region);
@@ -320,6 +333,12 @@ impl StateMachine for SimMachine {
         let id = snapshot.applied().description.id;
         // Not atomic: a crash may fall between any two pieces.
         self.call()?;
+        let overlapping = self.state.lock().overlapping(&snapshot.applied().description);
+        if let Some(other) = overlapping {
+            // Where all regions share one ordered space, it would clear what the other one has.
+            let text = format!("store {}: region {id} comes where {other} is", self.store);
+            self.ledger.lock().violate("regions of a store do not overlap", text);
+        }
         self.state.lock().regions.insert(id, RegionState::default());
         while let Some(piece) = snapshot.next_piece()? {
             self.call()?;
@@ -418,6 +437,35 @@ mod tests {
         machine.apply(&mut [batch(6, 1, 1)]).expect("alive");
         let rule = ledger.lock().violation().map(|violation| violation.rule);
         assert_eq!(rule, Some("applied is durable on a quorum"));
+    }
+
+    #[test]
+    fn a_snapshot_that_comes_over_another_region_is_seen() {
+        let applied = |id: u64, start: &'static [u8], end: &'static [u8]| {
+            let mut applied = batch(9, 1, 1).applied;
+            let description = Arc::make_mut(&mut applied.description);
+            description.id = RegionId::new(id);
+            (description.start_key, description.end_key) = (start.into(), end.into());
+            applied
+        };
+        let cases: [(&'static [u8], &'static [u8], bool); 5] = [
+            (b"b", b"c", false),
+            (b"", b"a", false),
+            (b"a", b"b", true),
+            (b"", b"", true),
+            (b"aa", b"", true),
+        ];
+        for (start, end, seen) in cases {
+            let (machine, _, ledger) = machine();
+            let nothing = || std::iter::empty();
+            for applied in [applied(1, b"a", b"b"), applied(1, b"a", b"b"), applied(2, start, end)]
+            {
+                machine.install(&mut Pieces::new(applied, nothing())).expect("alive");
+            }
+            let rule = ledger.lock().violation().map(|violation| violation.rule);
+            let expected = seen.then_some("regions of a store do not overlap");
+            assert_eq!(rule, expected, "{start:?} to {end:?}");
+        }
     }
 
     #[test]
