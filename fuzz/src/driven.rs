@@ -43,7 +43,9 @@ pub fn description(voters: u64, learners: u64) -> RegionDescription {
         start_key: Bytes::new(),
         end_key: Bytes::new(),
         epoch: EPOCH,
-        peers: peers.collect(), joint: false }
+        peers: peers.collect(),
+        joint: false,
+    }
 }
 
 /// Bounds so low that a short history reaches them.
