@@ -179,24 +179,33 @@ fn down_peers_and_load_are_told() {
     cluster.shutdown();
 }
 
-/// All parts of the region: they tile the key space, have different ids, and hold what was written.
-fn check_parts(cluster: &Cluster, placement: &EmbeddedPlacement, keys: u64) {
-    let regions = placement.regions();
-    let mut end = Bytes::new();
+/// Whether the parts of the region that are known tile the key space. Their ids must be different.
+fn tile(placement: &EmbeddedPlacement) -> bool {
+    let mut end = Some(Bytes::new());
     let mut ids = BTreeSet::new();
-    for (number, beat) in regions.iter().enumerate() {
+    for beat in placement.regions() {
         let part = &beat.description;
-        assert!(part.start_key == end && (number == 0 || !end.is_empty()), "a gap before {part:?}");
-        end = part.end_key.clone();
         assert!(ids.insert(part.id.get()), "{} twice", part.id);
         assert!(part.peers.iter().all(|peer| ids.insert(peer.id.get())), "a peer id twice");
+        if end.as_ref() != Some(&part.start_key) {
+            return false;
+        }
+        end = Some(part.end_key.clone()).filter(|end| !end.is_empty());
     }
-    assert!(end.is_empty());
+    end.is_none()
+}
+
+/// Waits until the parts of the region tile the key space, and hold what was written, on all stores. They
+/// may still be split meanwhile.
+fn check_parts(cluster: &Cluster, placement: &EmbeddedPlacement, keys: u64) {
+    eventually("the parts tile the key space", || tile(placement));
     for number in 0..keys {
         let key = format!("{number:04}");
-        let part = placement.region_of(key.as_bytes()).expect("all keys are somewhere");
-        let held = |map: &Arc<OrderedMap>| map.get(part.description.id, key.as_bytes()).is_some();
-        eventually("all stores hold the key", || cluster.maps.iter().all(held));
+        eventually("all stores hold the key", || {
+            let Some(part) = placement.region_of(key.as_bytes()) else { return false };
+            let held = |map: &Arc<OrderedMap>| map.get(part.description.id, key.as_bytes());
+            cluster.maps.iter().all(|map| held(map).is_some())
+        });
     }
 }
 
@@ -278,12 +287,18 @@ impl Placement for Recorder {
         };
         let regions = heartbeats.iter().map(|beat| beat.description.id);
         let orders = regions.flat_map(|region| {
-            [
-                order(region, Operator::SplitAt(vec!["m".into()])),
-                order(region, Operator::PromotePeer(PeerId::new(999))),
-                order(RegionId::new(404), Operator::SplitInHalf),
-                order(region, Operator::TransferLeader(None)),
-            ]
+            let mut operators = vec![
+                (region, Operator::SplitAt(vec!["m".into()])),
+                (RegionId::new(404), Operator::SplitInHalf),
+                (region, Operator::TransferLeader(None)),
+            ];
+            // So many that some wait to be reported whenever the store stops.
+            let unknown = || (region, Operator::PromotePeer(PeerId::new(999)));
+            operators.extend(std::iter::repeat_with(unknown).take(32));
+            operators
+                .into_iter()
+                .map(|(region, operator)| order(region, operator))
+                .collect::<Vec<_>>()
         });
         orders.collect()
     }
@@ -298,6 +313,7 @@ impl Placement for Recorder {
             _ => "",
         };
         assert!(text.contains(expected), "{text} does not say {expected:?}");
+        std::thread::park_timeout(Duration::from_millis(1));
         self.reported.lock().expect("no panic").push(report.order.expect("of an order"));
     }
 }
@@ -307,7 +323,7 @@ fn each_order_is_reported_once_whatever_happens() {
     let recorder = Arc::new(Recorder::default());
     let placement: Arc<dyn Placement> = recorder.clone();
     let cluster = cluster(&quick(), &placement);
-    eventually("many orders are given", || recorder.ordered.load(Ordering::SeqCst) > 100);
+    eventually("many orders are given", || recorder.ordered.load(Ordering::SeqCst) > 300);
     cluster.shutdown();
     let mut reported = recorder.reported.lock().expect("no panic").clone();
     reported.sort_unstable();
@@ -316,7 +332,7 @@ fn each_order_is_reported_once_whatever_happens() {
 }
 
 #[test]
-fn an_order_that_a_stopping_store_is_at_is_reported_as_unknown() {
+fn an_order_that_a_stopping_store_is_at_is_reported() {
     let placement = Arc::new(EmbeddedPlacement::in_memory(FIRST_ID));
     let shared: Arc<dyn Placement> = placement.clone();
     let mut cluster = cluster(&quick(), &shared);
@@ -329,7 +345,9 @@ fn an_order_that_a_stopping_store_is_at_is_reported_as_unknown() {
     });
     cluster.shutdown();
     let status = placement.order_status(id);
-    assert!(matches!(status, Some(OrderStatus::Ended(Outcome::Unknown { .. }))), "{status:?}");
+    // Unknown; or refused, where its turn had not come.
+    let Some(OrderStatus::Ended(outcome)) = status else { panic!("{status:?}") };
+    assert!(!matches!(outcome, Outcome::Done(_)), "{outcome:?}");
 }
 
 /// Panics, or does not return before it may.
