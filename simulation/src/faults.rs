@@ -156,6 +156,6 @@ mod tests {
         kinds.sort();
         kinds.dedup();
         assert_eq!(kinds.len(), FaultKind::ALL.len());
-        assert_eq!(FaultKind::WrongEpoch as usize + 1, kinds.len());
+        assert_eq!(FaultKind::PeerDestroyed as usize + 1, kinds.len());
     }
 }
