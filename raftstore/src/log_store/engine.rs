@@ -425,7 +425,10 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
         // So that a power loss takes seconds of the note and not hours.
         self.watch.0.sync_note().map_err(|error| LogStoreError::Write(error.to_string()))?;
         let own = regions.into_iter().filter(|group| *group < FIRST_SHARD_GROUP);
-        Ok(own.map(RegionId::new).collect())
+        let mut regions: Vec<RegionId> = own.map(RegionId::new).collect();
+        // The engine tells them in the order of a map with random seeds; a run must repeat itself.
+        regions.sort_unstable();
+        Ok(regions)
     }
 }
 
