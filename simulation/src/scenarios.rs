@@ -27,8 +27,7 @@ pub struct Scenario {
 /// The plan of a seed: of a scenario, or of one that the seed picks.
 pub fn plan(seed: u64, scenario: Option<&Scenario>) -> Plan {
     let mut random = Random::new(seed).fork("plan");
-    let picked = pick(&mut random);
-    let scenario = scenario.unwrap_or(picked);
+    let scenario = scenario.unwrap_or_else(|| pick(seed));
     let mut plan = (scenario.build)(scenario, &mut random);
     plan.seed = seed;
     plan.scenario = scenario.name.to_owned();
@@ -41,8 +40,13 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
     SCENARIOS.iter().find(|scenario| scenario.name == name)
 }
 
-fn pick(random: &mut Random) -> &'static Scenario {
-    let mut draw = random.below(SCENARIOS.iter().map(|scenario| scenario.share).sum());
+/// The scenario of a seed: steps by the golden ratio, so that any stretch of seeds holds each scenario in
+/// proportion to its share. Picked at random, 50 seeds could leave out a kind of fault altogether.
+fn pick(seed: u64) -> &'static Scenario {
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    let shares: u64 = SCENARIOS.iter().map(|scenario| scenario.share).sum();
+    let place = u128::from(seed.wrapping_mul(GOLDEN));
+    let mut draw = ((place * u128::from(shares)) >> 64) as u64;
     for scenario in SCENARIOS {
         if draw < scenario.share {
             return scenario;
@@ -592,6 +596,19 @@ fn action(kind: FaultKind, cluster: &ClusterPlan, random: &mut Random) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_stretch_of_seeds_holds_each_scenario_in_proportion() {
+        let shares: u64 = SCENARIOS.iter().map(|scenario| scenario.share).sum();
+        for first in [1, 12_345, u64::MAX - 1000] {
+            for scenario in SCENARIOS {
+                let seeds = first..first + 500;
+                let picked = seeds.filter(|seed| pick(*seed).name == scenario.name).count() as u64;
+                let due = 500 * scenario.share / shares;
+                assert!(picked.abs_diff(due) <= 3, "{}: {picked} of {due}", scenario.name);
+            }
+        }
+    }
 
     #[test]
     fn names_are_unique_and_plans_are_the_seeds() {
