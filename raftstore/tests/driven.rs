@@ -85,7 +85,7 @@ fn a_write_is_answered_step_by_step() {
         cluster.run_until_idle();
         let status = cluster.stores[0].region_status(REGION).expect("it is here");
         assert_eq!(status.role, Role::Leader);
-        let answers = cluster.propose(0, "k");
+        let answers = cluster.propose(0, "0000/k");
         assert!(answers.lock().is_empty(), "nobody has run");
         let statuses = cluster.stores[0].run(StoreThread::Poller(0));
         assert!(statuses.is_empty() || statuses[0].description.id == REGION);
@@ -93,7 +93,7 @@ fn a_write_is_answered_step_by_step() {
         assert!(matches!(answers.lock().as_slice(), [Ok(_)]), "{answers:?}");
         // Followers hear with the next heartbeat that it is committed.
         cluster.pass_ticks(&config, config.raft.heartbeat_ticks + 1);
-        assert!(cluster.maps.iter().all(|map| map.get(REGION, b"k").is_some()));
+        assert!(cluster.maps.iter().all(|map| map.get(REGION, b"0000/k").is_some()));
     }
 }
 

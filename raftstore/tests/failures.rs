@@ -3,7 +3,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{config, eventually, Cluster};
+use common::{config, eventually, key_in, Cluster};
 use parking_lot::{Condvar, Mutex};
 use raft::eraftpb::{Entry, HardState};
 use raftstore::{
@@ -248,8 +248,9 @@ fn a_cut_off_store_catches_up_from_the_log() {
     cluster.lead_from_the_first(4);
     assert!(cluster.network.disconnect(StoreId::new(3)));
     for number in 0..400u64 {
-        let payload = put(&number.to_string());
-        cluster.write(RegionId::new(1 + number % 4), &payload).expect("two of three are a quorum");
+        let region = RegionId::new(1 + number % 4);
+        let payload = put(&key_in(region, number));
+        cluster.write(region, &payload).expect("two of three are a quorum");
     }
     cluster.network.connect(cluster.handle(2));
     cluster.converge(4);

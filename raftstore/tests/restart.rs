@@ -3,15 +3,16 @@
 mod common;
 
 use bytes::Bytes;
-use common::{config, eventually, regions, Cluster};
+use common::{config, eventually, key_in, regions, Cluster};
 use raftstore::{
     EngineConfig, InProcessTransport, LogStore, MapCommand, OrderedMap, RaftEngineLogStore,
     RegionId, StartError, Store, StoreId,
 };
 use std::sync::Arc;
 
-fn put(key: u64) -> Bytes {
-    MapCommand::put(key.to_string(), key.to_string()).encode()
+/// A key in the range of its region, with its number as the value.
+fn put(region: RegionId, number: u64) -> Bytes {
+    MapCommand::put(key_in(region, number), number.to_string()).encode()
 }
 
 #[test]
@@ -26,13 +27,13 @@ fn everything_acknowledged_is_there_after_a_restart() {
         cluster.bootstrap(&regions(5));
         for _ in 0..50 {
             let region = RegionId::new(1 + written % 5);
-            cluster.write(region, &put(written)).expect("answered");
+            cluster.write(region, &put(region, written)).expect("answered");
             written += 1;
         }
         cluster.converge(5);
         for key in 0..written {
             let region = RegionId::new(1 + key % 5);
-            let value = cluster.maps[1].get(region, key.to_string().as_bytes());
+            let value = cluster.maps[1].get(region, key_in(region, key).as_bytes());
             assert_eq!(value, Some(Bytes::from(key.to_string())), "key {key} in round {round}");
         }
         cluster.shutdown();
@@ -45,13 +46,15 @@ fn one_store_restarts_while_the_others_serve() {
     let mut cluster = Cluster::on_disk(&config(), dir.path());
     cluster.bootstrap(&regions(3));
     for number in 0..30 {
-        cluster.write(RegionId::new(1 + number % 3), &put(number)).expect("answered");
+        let region = RegionId::new(1 + number % 3);
+        cluster.write(region, &put(region, number)).expect("answered");
     }
     let stopped = StoreId::new(2);
     cluster.network.disconnect(stopped);
     cluster.stores[1].shutdown();
     for number in 30..60 {
-        cluster.write(RegionId::new(1 + number % 3), &put(number)).expect("answered");
+        let region = RegionId::new(1 + number % 3);
+        cluster.write(region, &put(region, number)).expect("answered");
     }
     let map = Arc::new(OrderedMap::new());
     // The old store and its handles are still there; its directory is free all the same.
@@ -180,7 +183,7 @@ fn a_region_alone_on_its_store_serves_however_the_log_is_written() {
         handle.campaign(RegionId::new(1));
         // One round brings forth a vote, a leader, its first entry and its commit, each after a write.
         eventually("it leads", || handle.leaders() == 1);
-        handle.propose(RegionId::new(1), put(1)).expect("it serves");
+        handle.propose(RegionId::new(1), put(RegionId::new(1), 1)).expect("it serves");
     }
 }
 

@@ -17,7 +17,12 @@ fn applied(description: &RegionDescription, index: u64) -> AppliedState {
     AppliedState { index: Index::new(index), term: Term::new(6), description }
 }
 
-fn apply(machine: &dyn StateMachine, description: &RegionDescription, commands: &[MapCommand]) {
+/// The answers.
+fn apply(
+    machine: &dyn StateMachine,
+    description: &RegionDescription,
+    commands: &[MapCommand],
+) -> Vec<Bytes> {
     let command = |command: &MapCommand| Command {
         index: Index::new(7),
         term: Term::new(6),
@@ -30,6 +35,7 @@ fn apply(machine: &dyn StateMachine, description: &RegionDescription, commands: 
         applied: applied(description, 7),
     }];
     machine.apply(&mut batch).expect("applied");
+    batch[0].commands.iter().map(|command| command.output.clone()).collect()
 }
 
 fn size(machine: &dyn StateMachine, region: u64) -> Option<(u64, u64)> {
@@ -66,6 +72,10 @@ fn sizes_follow_every_step(machine: &dyn StateMachine) {
     assert_eq!((size(machine, 1), size(machine, 2)), (Some((70, 7)), Some((30, 3))));
     apply(machine, &child, &[MapCommand::put("99", "x")]);
     assert_eq!(size(machine, 2), Some((33, 4)));
+    // Its key is another region's by now: refused, with a reason.
+    let refused = apply(machine, &parent, &[MapCommand::put("07", "x")]);
+    assert_eq!(refused, ["the key is not in the range of the region"]);
+    assert_eq!(size(machine, 1), Some((70, 7)));
 
     let mut snapshot = machine.snapshot(child.id).expect("a snapshot");
     apply(machine, &child, &[MapCommand::delete("99")]);

@@ -3,7 +3,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{config, eventually, region, regions, Cluster};
+use common::{config, eventually, key_in, region, regions, Cluster};
 use raftstore::{
     MapCommand, ProposeError, RegionEpoch, RegionId, StartError, Store, StoreConfig, StoreId, Write,
 };
@@ -140,8 +140,9 @@ fn every_callback_runs_once_when_stores_shut_down_under_load() {
         std::thread::spawn(move || {
             for number in 0..20_000u64 {
                 let (answered, acknowledged) = (answered.clone(), acknowledged.clone());
-                let payload = put(&format!("{number}"), "v");
-                leader.propose_with(RegionId::new(1 + number % 8), payload, move |answer| {
+                let region = RegionId::new(1 + number % 8);
+                let payload = put(&key_in(region, number), "v");
+                leader.propose_with(region, payload, move |answer| {
                     answered.fetch_add(1, Ordering::Relaxed);
                     acknowledged.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
                 });
@@ -165,8 +166,9 @@ fn an_apply_pool_answers_in_order() {
     cluster.lead_from_the_first(4);
     for number in 0..200u64 {
         for id in 1..=4 {
-            let payload = put("k", &number.to_string());
-            let previous = cluster.write(RegionId::new(id), &payload).expect("answered").value;
+            let region = RegionId::new(id);
+            let payload = put(&key_in(region, "k"), &number.to_string());
+            let previous = cluster.write(region, &payload).expect("answered").value;
             let expected = number.checked_sub(1).map(|n| n.to_string()).unwrap_or_default();
             assert_eq!(previous, expected);
         }

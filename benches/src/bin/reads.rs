@@ -22,7 +22,22 @@ use raftstore::{
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const STORES: u64 = 3;
-const KEY: &[u8] = b"key";
+
+/// What the threads do: so many of ten calls are writes, and reads ask for the lease or do not.
+#[derive(Clone, Copy, Debug)]
+struct Mix {
+    name: &'static str,
+    writes_of_ten: u64,
+    /// Looks into the state machine without asking anybody.
+    bare: bool,
+}
+
+const MIXES: [Mix; 4] = [
+    Mix { name: "bare look", writes_of_ten: 0, bare: true },
+    Mix { name: "reads", writes_of_ten: 0, bare: false },
+    Mix { name: "writes", writes_of_ten: 10, bare: false },
+    Mix { name: "90:10", writes_of_ten: 1, bare: false },
+];
 
 /// Measures reads of the state machine under the leader's lease.
 #[derive(Parser, Debug)]
@@ -36,6 +51,9 @@ struct Options {
     /// Seconds for each figure.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// Rounds; of each mix the median is told.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
 }
 
 /// What the threads of one figure have done.
@@ -52,20 +70,49 @@ fn main() {
     let options = Options::parse();
     let (stores, maps) = start(options.regions);
     let handle = stores[0].handle();
-    for (name, writes_of_ten, bare) in
-        [("bare look", 0, true), ("reads", 0, false), ("90:10", 1, false)]
-    {
-        let figure = measure(&options, &handle, &maps[0], writes_of_ten, bare);
-        let rate = |count: u64| count as f64 / figure.took.as_secs_f64();
+    let mut figures: Vec<Vec<Figure>> = MIXES.iter().map(|_| Vec::new()).collect();
+    for _ in 0..options.rounds.max(1) {
+        for (mix, figures) in MIXES.iter().zip(&mut figures) {
+            figures.push(measure(&options, &handle, &maps[0], *mix));
+        }
+    }
+    for (mix, figures) in MIXES.iter().zip(&figures) {
+        let latency =
+            |quantile| median(figures, |f| f.latency_ns.value_at_quantile(quantile) as f64);
+        let lease = |f: &Figure| 100.0 * f.by_lease as f64 / f.reads.max(1) as f64;
         println!(
-            "{name:>9}: {:>9.0} reads/s, {:>7.0} writes/s, read p50 {} ns, p99 {} ns, {:.2} % by lease",
-            rate(figure.reads),
-            rate(figure.writes),
-            figure.latency_ns.value_at_quantile(0.5),
-            figure.latency_ns.value_at_quantile(0.99),
-            100.0 * figure.by_lease as f64 / figure.reads.max(1) as f64,
+            "{:>9}: {:>9.0} reads/s, {:>7.0} writes/s, read p50 {} ns, p99 {} ns, {:.2} % by lease",
+            mix.name,
+            median(figures, |f| f.rate(f.reads)),
+            median(figures, |f| f.rate(f.writes)),
+            latency(0.5),
+            latency(0.99),
+            median(figures, lease),
         );
     }
+    let writes = |at: usize| median(&figures[at], |f| f.rate(f.writes));
+    println!(
+        "of {} rounds the medians; writes at 90:10 are {:.0} % of the writes alone",
+        options.rounds.max(1),
+        100.0 * writes(3) / writes(2)
+    );
+}
+
+impl Figure {
+    fn rate(&self, count: u64) -> f64 {
+        count as f64 / self.took.as_secs_f64()
+    }
+}
+
+fn median(figures: &[Figure], of: impl Fn(&Figure) -> f64) -> f64 {
+    let mut values: Vec<f64> = figures.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// In the range of region `id`.
+fn key_of(id: u64) -> Bytes {
+    Bytes::from(format!("{:08}/key", id - 1))
 }
 
 fn describe(id: u64, count: u64) -> RegionDescription {
@@ -107,7 +154,7 @@ fn start(regions: u64) -> (Vec<Store>, Vec<Arc<OrderedMap>>) {
         first.campaign(RegionId::new(id));
     }
     for id in 1..=regions {
-        let command = MapCommand::put(KEY, vec![7; 16]).encode();
+        let command = MapCommand::put(key_of(id), vec![7; 16]).encode();
         while first.propose(RegionId::new(id), command.clone()).is_err() {
             std::thread::park_timeout(Duration::from_millis(1));
         }
@@ -115,19 +162,11 @@ fn start(regions: u64) -> (Vec<Store>, Vec<Arc<OrderedMap>>) {
     (stores, maps)
 }
 
-fn measure(
-    options: &Options,
-    handle: &StoreHandle,
-    map: &Arc<OrderedMap>,
-    writes_of_ten: u64,
-    bare: bool,
-) -> Figure {
+fn measure(options: &Options, handle: &StoreHandle, map: &Arc<OrderedMap>, mix: Mix) -> Figure {
     let start = Instant::now();
     let length = Duration::from_secs(options.seconds);
     let threads: Vec<Figure> = std::thread::scope(|scope| {
-        let run = |thread| {
-            move || read_on(options.regions, handle, map, writes_of_ten, bare, thread, length)
-        };
+        let run = |thread| move || run_on(options.regions, handle, map, mix, thread, length);
         let threads: Vec<_> = (0..options.threads).map(|thread| scope.spawn(run(thread))).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
@@ -147,51 +186,56 @@ fn latencies() -> Histogram<u64> {
 }
 
 /// One thread: a region after the other, spread over all of them.
-fn read_on(
+fn run_on(
     regions: u64,
     handle: &StoreHandle,
     map: &Arc<OrderedMap>,
-    writes_of_ten: u64,
-    bare: bool,
+    mix: Mix,
     thread: u64,
     length: Duration,
 ) -> Figure {
     let mut readers: Vec<_> = (1..=regions).map(|id| handle.reader(RegionId::new(id))).collect();
-    let written = Arc::new(AtomicU64::new(0));
-    let command = MapCommand::put(KEY, vec![thread as u8; 16]).encode();
+    let (written, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let keys: Vec<Bytes> = (1..=regions).map(key_of).collect();
+    let command = |key: &Bytes| MapCommand::put(key.clone(), vec![thread as u8; 16]).encode();
+    let commands: Vec<Bytes> = keys.iter().map(command).collect();
     let (mut reads, mut by_lease, mut proposed, mut at) = (0, 0, 0, thread * regions / 2);
     let mut latency_ns = latencies();
     let start = Instant::now();
     for count in 0u64.. {
         at = (at + 389) % regions;
         let region = RegionId::new(at + 1);
-        if count % 10 < writes_of_ten {
-            let written = written.clone();
+        if count % 10 < mix.writes_of_ten {
+            let (written, answered) = (written.clone(), answered.clone());
             proposed += 1;
-            handle.propose_with(region, command.clone(), move |answer| {
+            handle.propose_with(region, commands[at as usize].clone(), move |answer| {
                 written.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
+                answered.fetch_add(1, Ordering::Relaxed);
             });
-            continue;
-        }
-        let timed = (count % 16 == 7).then(Instant::now);
-        let look = || map.get(region, KEY).is_some();
-        let seen = match bare {
-            true => Ok((look(), ReadWay::Stale)),
-            false => readers[at as usize].read(ReadRequest::default(), |point| (look(), point.way)),
-        };
-        if let Ok((found, way)) = seen {
-            assert!(found, "every region has the key");
-            reads += 1;
-            by_lease += u64::from(way == ReadWay::Lease);
-        }
-        if let Some(timed) = timed {
-            latency_ns.saturating_record(timed.elapsed().as_nanos() as u64);
+        } else {
+            let timed = (count % 16 == 7).then(Instant::now);
+            let look = || map.get(region, &keys[at as usize]).is_some();
+            let seen = match mix.bare {
+                true => Ok((look(), ReadWay::Stale)),
+                false => {
+                    let request = ReadRequest::default();
+                    readers[at as usize].read(request, |point| (look(), point.way))
+                }
+            };
+            if let Ok((found, way)) = seen {
+                assert!(found, "every region has the key");
+                reads += 1;
+                by_lease += u64::from(way == ReadWay::Lease);
+            }
+            if let Some(timed) = timed {
+                latency_ns.saturating_record(timed.elapsed().as_nanos() as u64);
+            }
         }
         if count % 1024 == 1023 && start.elapsed() >= length {
             break;
         }
         // So many writes under way, as many as regions.
-        while proposed - written.load(Ordering::Relaxed) > regions && start.elapsed() < length {
+        while proposed - answered.load(Ordering::Relaxed) > regions && start.elapsed() < length {
             std::thread::yield_now();
         }
     }

@@ -18,8 +18,10 @@ const PUT: u8 = 1;
 const DELETE: u8 = 2;
 /// Of a snapshot.
 const PIECE_BYTES: usize = 256 << 10;
+/// The answer to a command whose key another region may hold.
+const OUT_OF_RANGE: Bytes = Bytes::from_static(b"the key is not in the range of the region");
 
-/// A command of the [`OrderedMap`]. Its answer is the value the key had before, or nothing.
+/// A command of the maps that come with the crate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapCommand {
     /// Sets a key.
@@ -50,6 +52,13 @@ impl MapCommand {
     /// A [`Delete`](Self::Delete).
     pub fn delete(key: impl Into<Bytes>) -> Self {
         MapCommand::Delete { key: key.into() }
+    }
+
+    /// What it is about.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            MapCommand::Put { key, .. } | MapCommand::Delete { key } => key,
+        }
     }
 
     /// The bytes to propose: a kind byte, the key's length in 4 bytes (big endian), the key, and what
@@ -94,6 +103,10 @@ impl MapCommand {
 }
 
 /// A [`StateMachine`] that keeps an ordered map in memory for each region.
+///
+/// Its commands are [`MapCommand`]s. The answer is the value the key had before, or nothing; or a text
+/// that says why the command did nothing: it is damaged, or its key is not in the region's range. All
+/// stores answer alike.
 ///
 /// Nothing of it survives the process: after a restart the whole log is applied again, and with a
 /// durable log store the log is therefore never shortened.
@@ -208,12 +221,15 @@ impl StateMachine for OrderedMap {
         for region in batch {
             let found = self.find_or_create(region.region_id);
             let mut found = found.lock();
+            let description = &region.applied.description;
             for command in &mut region.commands {
                 let previous = match MapCommand::decode(command.payload.clone()) {
-                    Ok(MapCommand::Put { key, value }) => found.put(key, value),
-                    Ok(MapCommand::Delete { key }) => found.delete(&key),
                     // Committed is committed: every store skips it alike, and the proposer hears why.
                     Err(error) => Some(Bytes::from(error.to_string())),
+                    // It was proposed without an epoch, and the region was split before it was applied.
+                    Ok(command) if !description.contains(command.key()) => Some(OUT_OF_RANGE),
+                    Ok(MapCommand::Put { key, value }) => found.put(key, value),
+                    Ok(MapCommand::Delete { key }) => found.delete(&key),
                 };
                 command.output = previous.unwrap_or_default();
             }

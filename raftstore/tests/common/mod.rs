@@ -59,6 +59,11 @@ pub fn regions(count: u64) -> Vec<RegionDescription> {
     (1..=count).map(|id| region(id, count)).collect()
 }
 
+/// A key in the range that [`region`] gives a region.
+pub fn key_in(region: RegionId, name: impl std::fmt::Display) -> String {
+    format!("{:04}/{name}", region.get() - 1)
+}
+
 /// What tests ask of a state machine that takes `MapCommand`s.
 pub trait TestMap: StateMachine {
     fn value(&self, region: RegionId, key: &[u8]) -> Option<Bytes>;
