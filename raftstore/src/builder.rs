@@ -4,6 +4,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::StoreConfig;
 use crate::driven::DrivenStore;
 use crate::error::StartError;
+use crate::events::{Observer, Observers};
 use crate::log_store::{LogBatch, LogStore, LogStoreError, RaftEngineLogStore, Stored};
 use crate::metrics::Metrics;
 use crate::parts::{Parts, Seams};
@@ -29,6 +30,7 @@ pub struct StoreBuilder {
     snapshot_files: Option<Arc<dyn SnapshotFiles>>,
     clock: Arc<dyn Clock>,
     placement: Option<Arc<dyn Placement>>,
+    observers: Vec<Arc<dyn Observer>>,
     registry: Registry,
 }
 
@@ -44,6 +46,7 @@ impl StoreBuilder {
             snapshot_files: None,
             clock: Arc::new(SystemClock::default()),
             placement: None,
+            observers: Vec::new(),
             registry: Registry::new(),
         }
     }
@@ -89,6 +92,12 @@ impl StoreBuilder {
     /// Where the metrics go; a registry of the store's own otherwise. Several stores may share one.
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = registry;
+        self
+    }
+
+    /// Looks on at what happens to the store's regions; there may be several.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
         self
     }
 
@@ -149,7 +158,16 @@ impl StoreBuilder {
         let snapshot_files = self.open_snapshot_files()?;
         let metrics = Arc::new(Metrics::register(&self.registry, self.store_id)?);
         let (clock, placement) = (self.clock, self.placement);
-        let seams = Seams { log_store, state_machine, transport, snapshot_files, clock, placement };
+        let observers = Arc::new(Observers::new(self.store_id, self.observers));
+        let seams = Seams {
+            log_store,
+            state_machine,
+            transport,
+            snapshot_files,
+            clock,
+            placement,
+            observers,
+        };
         let parts = Parts::new(self.store_id, self.config, seams, metrics);
         Ok((parts, stored, self.registry))
     }

@@ -4,6 +4,7 @@
 //! next start finds, or none.
 
 use crate::error::StartError;
+use crate::events::{CreatedBy, Observers, RegionEvent};
 use crate::handle::StoreHandle;
 use crate::health::Health;
 use crate::log_store::{
@@ -52,6 +53,7 @@ pub(crate) struct Creator {
     pub(crate) set_aside: SetAside,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) observers: Arc<Observers>,
     pub(crate) chores: Arc<ChoreQueue>,
     /// One bootstrap at a time.
     pub(crate) bootstrapping: parking_lot::Mutex<()>,
@@ -85,7 +87,7 @@ impl Creator {
         for records in admitted.chunks(BOOTSTRAP_BATCH) {
             self.write_records(records.iter().cloned())?;
             for record in records {
-                self.metrics.count_created("bootstrap");
+                self.count_created(record.description.id, record.peer_id, CreatedBy::Bootstrap);
                 self.restore(&handle.inner.router, new_region(record.clone()));
             }
         }
@@ -195,7 +197,7 @@ impl Creator {
         if self.write_records(std::iter::once(record.clone())).is_err() {
             return false;
         }
-        self.metrics.count_created("leader");
+        self.count_created(region, peer, CreatedBy::Leader);
         self.restore(router, new_region(record));
         true
     }
@@ -290,9 +292,23 @@ impl Creator {
             }
         }
         self.metrics.count_splits(wanted.len());
+        self.observers.tell(parent.id, || RegionEvent::Split {
+            parts: std::iter::once(parent).chain(children).cloned().collect(),
+        });
         for child in wanted {
             self.begin_child(router, child, leading);
         }
+    }
+
+    fn count_created(&self, region: RegionId, peer: PeerId, by: CreatedBy) {
+        self.metrics.count_created(by.name());
+        self.observers.tell(region, || RegionEvent::Created { peer, by });
+    }
+
+    /// A region does nothing here any more.
+    pub(crate) fn set_aside(&self, region: RegionId, reason: String) {
+        self.observers.tell(region, || RegionEvent::SetAside { reason: reason.clone() });
+        self.set_aside.lock().insert(region, reason);
     }
 
     fn begin_child(&self, router: &RegionRouter, child: RegionDescription, leading: bool) {
@@ -304,7 +320,7 @@ impl Creator {
         if router.mailbox(id.get()).is_some() {
             let _ = router.force_send(id.get(), begin());
         } else if let Some(peer) = child.peer_on(self.store_id) {
-            self.metrics.count_created("split");
+            self.count_created(id, peer.id, CreatedBy::Split);
             self.restore(router, new_region(RegionRecord::new(child.clone(), peer.id)));
         }
         if leading {
@@ -316,7 +332,7 @@ impl Creator {
     pub(crate) fn restore_all(&self, router: &RegionRouter, mut stored: Stored, threads: usize) {
         for damaged in stored.damaged {
             tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
-            self.set_aside.lock().insert(damaged.region_id, damaged.reason);
+            self.set_aside(damaged.region_id, damaged.reason);
         }
         stored.regions.iter().for_each(|region| self.peers.load(&region.record));
         self.remove_stray_snapshots(&stored.regions);
@@ -394,7 +410,7 @@ impl Creator {
                 return;
             }
             tracing::error!(region = %region_id, reason, "region set aside");
-            self.set_aside.lock().insert(region_id, reason);
+            self.set_aside(region_id, reason);
         }
     }
 
@@ -463,7 +479,11 @@ impl Creator {
         let applied = AppliedState { index, term, description };
         let state_machine = &*self.state_machine;
         match install_staged(state_machine, &*self.files, applied.clone(), record.peer_id) {
-            Ok(()) => Ok(Some(applied)),
+            Ok(()) => {
+                self.metrics.snapshot("installed");
+                self.observers.tell(region, || RegionEvent::SnapshotInstalled { index });
+                Ok(Some(applied))
+            }
             Err(InstallError::Damaged(reason)) => Err(reason),
             Err(InstallError::Failed(failure)) => {
                 let reason = failure.to_string();

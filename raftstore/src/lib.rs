@@ -17,6 +17,7 @@ mod config;
 mod creator;
 mod driven;
 mod error;
+mod events;
 mod figures;
 mod handle;
 mod health;
@@ -49,6 +50,7 @@ pub use clock::{Clock, SystemClock};
 pub use config::{PlacementSettings, RaftSettings, StoreConfig};
 pub use driven::{DrivenStore, StoreThread};
 pub use error::{StartError, StoreFailure};
+pub use events::{CreatedBy, Observer, RegionEvent};
 pub use handle::{AnswerFuture, StoreHandle, Write};
 pub use inspect::{QueueDepths, RegionInfo, RegionState, SnapshotsUnderWay, StoreStatus};
 pub use log_store::{

@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     snapshots: IntCounterVec,
     snapshot_bytes: IntCounterVec,
     splits: IntCounter,
+    transfers: IntCounterVec,
     created: IntCounterVec,
     destroyed: IntCounter,
     description_changes: IntCounter,
@@ -111,6 +112,7 @@ impl Metrics {
             snapshots: counters(("snapshots_total", "Snapshots by what became of them."), &["outcome"])?,
             snapshot_bytes: counters(("snapshot_bytes_total", "Bytes of snapshots sent."), &["direction"])?,
             splits: counter("splits_total", "Regions split off here.")?,
+            transfers: counters(("leader_transfers_total", "Transfers of leadership that a leader here began, by what became of them."), &["outcome"])?,
             created: counters(("peers_created_total", "Peers created here, by what brought them."), &["by"])?,
             destroyed: counter("peers_destroyed_total", "Peers that left this store.")?,
             description_changes: counter("description_changes_total", "Times a region here got other peers or another range.")?,
@@ -160,6 +162,7 @@ impl Metrics {
             Box::new(self.snapshots.clone()),
             Box::new(self.snapshot_bytes.clone()),
             Box::new(self.splits.clone()),
+            Box::new(self.transfers.clone()),
             Box::new(self.created.clone()),
             Box::new(self.destroyed.clone()),
             Box::new(self.description_changes.clone()),
@@ -194,6 +197,10 @@ impl Metrics {
 
     pub(crate) fn count_splits(&self, children: usize) {
         self.splits.inc_by(children as u64);
+    }
+
+    pub(crate) fn count_transfer(&self, done: bool) {
+        self.transfers.with_label_values(&[if done { "done" } else { "failed" }]).inc();
     }
 
     pub(crate) fn count_created(&self, by: &str) {

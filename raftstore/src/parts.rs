@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::config::StoreConfig;
 use crate::creator::Creator;
+use crate::events::Observers;
 use crate::handle::{HandleInner, StoreHandle};
 use crate::health::Health;
 use crate::inspect::Queues;
@@ -42,6 +43,7 @@ pub(crate) struct Seams {
     pub(crate) snapshot_files: Arc<dyn SnapshotFiles>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) placement: Option<Arc<dyn Placement>>,
+    pub(crate) observers: Arc<Observers>,
 }
 
 /// The seams and the queues between the threads. Used to make each thread's own part, and then gone:
@@ -91,6 +93,7 @@ impl Parts {
             set_aside: SetAside::default(),
             health: health.clone(),
             metrics: metrics.clone(),
+            observers: seams.observers.clone(),
             chores: Arc::new(ChoreQueue::new(limit)),
             bootstrapping: Mutex::new(()),
         };
@@ -163,7 +166,6 @@ impl Parts {
             clock.clone(),
             health.clone(),
             self.seams.log_store.is_volatile(),
-            self.creator.set_aside.clone(),
         )
     }
 
@@ -207,6 +209,7 @@ impl Parts {
             peers: self.creator.peers.clone(),
             router: router.clone(),
             metrics: self.metrics.clone(),
+            observers: self.seams.observers.clone(),
             traffic: Traffic::default(),
             counts: self.traffic_counts.clone(),
         }
@@ -223,6 +226,7 @@ impl Parts {
             set_aside: self.creator.set_aside.clone(),
             router: router.clone(),
             metrics: self.metrics.clone(),
+            observers: self.seams.observers.clone(),
             chores: Vec::new(),
         }
     }

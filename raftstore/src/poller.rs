@@ -1,12 +1,13 @@
 //! A poller of a store: the write path's stations, run for a batch of regions.
 
 use crate::clock::Clock;
+use crate::events::RegionEvent;
 use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::LocalMetrics;
 use crate::reads::read_error;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
-use crate::store_fsm::{SetAside, StoreFsm};
+use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::ApplyDone;
 use crate::write_path::collect::CollectStation;
 use crate::write_path::propose::ProposeStation;
@@ -32,7 +33,6 @@ pub(crate) struct StorePoller {
     slots: u32,
     /// Set from the begin of a round to its end: found set at a begin, the last round panicked.
     in_round: bool,
-    set_aside: SetAside,
 }
 
 impl StorePoller {
@@ -43,7 +43,6 @@ impl StorePoller {
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
         log_is_volatile: bool,
-        set_aside: SetAside,
     ) -> Self {
         Self {
             propose,
@@ -56,7 +55,6 @@ impl StorePoller {
             now: Duration::ZERO,
             slots: 0,
             in_round: false,
-            set_aside,
         }
     }
 
@@ -86,7 +84,7 @@ impl StorePoller {
 
     /// Station 5.
     fn apply(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
-        let CollectStation { apply, respond, persist, .. } = &mut self.collect;
+        let CollectStation { apply, respond, persist, creator, .. } = &mut self.collect;
         let mut done = Vec::new();
         apply.flush(respond, &mut self.metrics, |slot, what| done.push((slot, what)));
         // Stable: what happened to one region stays in order.
@@ -108,6 +106,8 @@ impl StorePoller {
                         false => apply.durable_index(region_id).min(fsm.region.applied_index()),
                     };
                     if let Some(truncated) = fsm.region.compact_to(index.min(kept_from)) {
+                        let index = truncated.index;
+                        creator.observers.tell(region_id, || RegionEvent::LogCompacted { index });
                         persist.truncate(region_id, truncated);
                     }
                 }
@@ -197,7 +197,7 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
             CloseReason::Panicked(text) => {
                 // Noted before the address is free, so that nobody creates the region anew.
                 let reason = format!("its handler panicked: {text}");
-                self.set_aside.lock().insert(region_id, reason);
+                self.collect.creator.set_aside(region_id, reason);
                 ProposeError::Quarantined { region_id }
             }
             _ => ProposeError::Stopped { region_id },
@@ -210,8 +210,9 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         }
         self.metrics.region_gone(fsm.role);
         // What is set aside still shows how it stood last.
-        if !self.set_aside.lock().contains_key(&region_id) {
-            self.collect.creator.directory.remove(region_id, &fsm.publisher.published());
+        let creator = &self.collect.creator;
+        if !creator.set_aside.lock().contains_key(&region_id) {
+            creator.directory.remove(region_id, &fsm.publisher.published());
         }
         self.collect.respond.add_all(&mut self.effects.answers);
         self.collect.respond.add_reads(&mut self.effects.reads);

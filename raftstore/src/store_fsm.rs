@@ -57,7 +57,9 @@ impl StoreFsm {
             }
             StoreMessage::RegionFailed(region, failure) => {
                 // First known as set aside, then gone: proposers are told so from the start.
-                self.set_aside(region, failure.to_string());
+                let reason = failure.to_string();
+                tracing::error!(%region, reason, "region set aside");
+                self.creator.set_aside(region, reason);
                 outbox.close(region.get());
             }
             StoreMessage::Answer(callback, answer) => callback.call(answer),
@@ -85,11 +87,6 @@ impl StoreFsm {
         if let StoreMessage::Answer(callback, answer) = message {
             callback.call(answer);
         }
-    }
-
-    fn set_aside(&mut self, region: RegionId, reason: String) {
-        tracing::error!(%region, reason, "region set aside");
-        self.creator.set_aside.lock().insert(region, reason);
     }
 
     fn stray(&mut self, envelope: Box<Envelope>, router: &RegionRouter, send: &mut SendStation) {

@@ -14,7 +14,7 @@ use crate::description::{
     decode_regions, encode_regions, AppliedState, Origin, RegionDescription, RegionRecord, Removal,
     TruncatedState, INITIAL_INDEX, INITIAL_TERM,
 };
-use crate::effects::{ApplyBatch, Effects, RegionChange, Role};
+use crate::effects::{ApplyBatch, DescriptionChange, Effects, RegionChange, Role};
 use crate::emission::{self, Change, Emission};
 use crate::envelope::Envelope;
 use crate::error::ProposeError;
@@ -246,6 +246,7 @@ impl Region {
         }
         let region_id = self.id();
         let target = transfer.target;
+        effects.transfer_ended = Some((target, outcome == Outcome::Done));
         let callback = self.pending.transfer.take().and_then(|transfer| transfer.callback);
         let answer = match outcome {
             Outcome::Done => Ok(Response {
@@ -400,8 +401,10 @@ impl Region {
         }
         self.book.forget_strangers();
         self.reading.begin_anew();
-        self.description = description.clone();
-        effects.description_change = Some(description);
+        let before = std::mem::replace(&mut self.description, description.clone());
+        // Two changes in a row count as one.
+        let before = effects.description_change.take().map_or(before, |change| change.before);
+        effects.description_change = Some(DescriptionChange { before, after: description });
     }
 
     /// Hands out committed entries, up to the first that changes the region and has to wait.

@@ -44,7 +44,9 @@ pub struct Effects {
     /// Role, term or leader changed.
     pub role_change: Option<RoleChange>,
     /// The region has other peers from now on, or another range.
-    pub description_change: Option<Arc<RegionDescription>>,
+    pub description_change: Option<DescriptionChange>,
+    /// A transfer of leadership came to its end: to whom, and whether that peer leads.
+    pub transfer_ended: Option<(PeerId, bool)>,
     /// Peers that can only be helped by a snapshot. Make one of the state machine's contents and hand
     /// what it is to [`snapshot_ready`](crate::Region::snapshot_ready).
     pub snapshots_wanted: Vec<PeerId>,
@@ -67,6 +69,7 @@ impl Effects {
         self.compact_request = None;
         self.role_change = None;
         self.description_change = None;
+        self.transfer_ended = None;
         self.snapshots_wanted.clear();
         self.removed = None;
         self.fatal = None;
@@ -82,6 +85,7 @@ impl Effects {
             && self.compact_request.is_none()
             && self.role_change.is_none()
             && self.description_change.is_none()
+            && self.transfer_ended.is_none()
             && self.snapshots_wanted.is_empty()
             && self.removed.is_none()
             && self.fatal.is_none()
@@ -111,6 +115,15 @@ pub struct RoleChange {
     pub term: Term,
     /// Who leads, as far as the peer knows.
     pub leader: Option<PeerId>,
+}
+
+/// The region has other peers, or another range.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DescriptionChange {
+    /// Before.
+    pub before: Arc<RegionDescription>,
+    /// From now on.
+    pub after: Arc<RegionDescription>,
 }
 
 /// What a region wants persisted, in one piece.

@@ -109,8 +109,8 @@ pub use description::{
     RegionRecord, Removal, StoreIdent, TruncatedState, INITIAL_INDEX, INITIAL_TERM, MAX_PEERS,
 };
 pub use effects::{
-    ApplyBatch, ApplyCommand, Effects, HeldMessages, LogWrite, Persisted, RegionChange,
-    RegionFailure, RegionStatus, Role, RoleChange,
+    ApplyBatch, ApplyCommand, DescriptionChange, Effects, HeldMessages, LogWrite, Persisted,
+    RegionChange, RegionFailure, RegionStatus, Role, RoleChange,
 };
 pub use envelope::Envelope;
 pub use error::{ProposeError, ReadError};

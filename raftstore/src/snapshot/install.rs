@@ -14,6 +14,7 @@ use super::files::SnapshotFiles;
 use super::frames::FrameReader;
 use super::message::staged_name;
 use crate::error::StoreFailure;
+use crate::events::{Observers, RegionEvent};
 use crate::health::Health;
 use crate::log_store::{LogBatch, LogStore, RegionWrite};
 use crate::message::RegionMessage;
@@ -53,6 +54,7 @@ pub(crate) struct ChoreWorker {
     pub(crate) set_aside: SetAside,
     pub(crate) router: RegionRouter,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) observers: Arc<Observers>,
     pub(crate) chores: Vec<Chore>,
 }
 
@@ -97,10 +99,12 @@ impl ChoreWorker {
         match install_staged(&*self.state_machine, &*self.files, applied, peer) {
             Ok(()) => {
                 self.metrics.snapshot("installed");
+                self.observers.tell(region, || RegionEvent::SnapshotInstalled { index });
                 let _ = self.router.force_send(region.get(), RegionMessage::Applied(index));
             }
             Err(InstallError::Damaged(reason)) => {
                 tracing::error!(%region, reason, "region set aside");
+                self.observers.tell(region, || RegionEvent::SetAside { reason: reason.clone() });
                 self.set_aside.lock().insert(region, reason);
                 self.router.close(region.get());
             }
@@ -117,6 +121,7 @@ impl ChoreWorker {
         }
         self.ranges.remove_region(region);
         self.metrics.count_destroyed();
+        self.observers.tell(region, || RegionEvent::Destroyed { peer });
         self.router.close(region.get());
     }
 

@@ -5,6 +5,7 @@ use super::frames::FrameReader;
 use super::message::{SnapshotBody, SnapshotId, SnapshotMessage};
 use super::receive::{Receiving, Took};
 use super::send::Sending;
+use crate::events::{Observers, RegionEvent};
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Refused};
@@ -74,6 +75,7 @@ pub(crate) struct StreamWorker {
     pub(crate) peers: Arc<Peers>,
     pub(crate) router: RegionRouter,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) observers: Arc<Observers>,
     pub(crate) traffic: Traffic,
     pub(crate) counts: Arc<TrafficCounts>,
 }
@@ -285,6 +287,8 @@ impl StreamWorker {
             SnapshotBody::Arrived => {
                 self.traffic.sending.remove(&key);
                 self.metrics.snapshot("sent");
+                let (to, index) = (id.peer, id.index);
+                self.observers.tell(id.region, || RegionEvent::SnapshotSent { to, index });
                 self.report(id.region, id.peer, true);
             }
             _ => self.give_up(key, false),

@@ -3,6 +3,7 @@
 //! thesis, 10.2.1).
 
 use crate::creator::Creator;
+use crate::events::RegionEvent;
 use crate::message::StoreMessage;
 use crate::metrics::LocalMetrics;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
@@ -11,7 +12,7 @@ use crate::write_path::apply::ApplyStation;
 use crate::write_path::persist::{Added, PersistStation};
 use crate::write_path::respond::RespondStation;
 use crate::write_path::send::SendStation;
-use region::{Effects, LogWrite, Removal};
+use region::{DescriptionChange, Effects, LogWrite, Removal, RoleChange};
 use std::sync::Arc;
 
 /// Of one region, so many Readys are collected before the others get their turn.
@@ -58,6 +59,14 @@ impl CollectStation {
         }
     }
 
+    /// Whoever began without peers is told as created.
+    fn tell_of_peers(&self, DescriptionChange { before, after }: DescriptionChange) {
+        if before.is_initialised() && before.epoch.conf_ver != after.epoch.conf_ver {
+            let changed = || RegionEvent::PeersChanged { before, after: after.clone() };
+            self.creator.observers.tell(after.id, changed);
+        }
+    }
+
     /// Collects what the region has for the other stations. `effects` may hold results of station 1;
     /// it is empty afterwards, and readers know how the region stands.
     pub(crate) fn run(
@@ -98,10 +107,22 @@ impl CollectStation {
             self.respond.add_reads(&mut effects.reads);
             if let Some(change) = effects.role_change.take() {
                 metrics.role_changed(&mut fsm.role, change);
+                let RoleChange { role, term, leader } = change;
+                self.creator.observers.tell(fsm.region.id(), || RegionEvent::RoleChanged {
+                    role,
+                    term,
+                    leader,
+                });
                 fsm.publisher.hurry();
             }
-            if effects.description_change.take().is_some() {
+            if let Some((to, done)) = effects.transfer_ended.take() {
+                self.creator.metrics.count_transfer(done);
+                let ended = || RegionEvent::LeaderTransferred { to, done };
+                self.creator.observers.tell(fsm.region.id(), ended);
+            }
+            if let Some(change) = effects.description_change.take() {
                 self.creator.metrics.count_description_change();
+                self.tell_of_peers(change);
                 fsm.publisher.hurry();
             }
             for to in effects.snapshots_wanted.drain(..) {

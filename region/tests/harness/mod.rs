@@ -268,8 +268,12 @@ impl Cluster {
             writeln!(out, "{id} compact to {index}").unwrap();
             store.compact_request = Some(index);
         }
-        if let Some(description) = effects.description_change {
-            writeln!(out, "{id} is {}", print::region(&description)).unwrap();
+        if let Some(change) = effects.description_change {
+            writeln!(out, "{id} is {}", print::region(&change.after)).unwrap();
+        }
+        if let Some((to, done)) = effects.transfer_ended {
+            let outcome = if done { "leads" } else { "does not lead" };
+            writeln!(out, "{id} has handed over: {to} {outcome}").unwrap();
         }
         for peer in effects.snapshots_wanted {
             writeln!(out, "{id} wants a snapshot for {peer}").unwrap();
