@@ -241,76 +241,86 @@ fn leadership_moves_and_a_store_hands_all_of_it_over() {
     cluster.shutdown();
 }
 
+/// Writes key after key until it is to stop, each to whoever leads its region; returns the keys.
+fn write_all_over(cluster: &Cluster, stop: &AtomicBool) -> Vec<String> {
+    let mut written = Vec::new();
+    // On a busy machine another store may come to lead a region.
+    let mut handles = (0..3).map(|at| cluster.handle(at)).collect::<Vec<_>>().into_iter().cycle();
+    let mut handle = handles.next().expect("three");
+    for number in 1.. {
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
+        let key = format!("{:04}/{number}", number * 37 % 1000);
+        let command = MapCommand::put(key.clone(), "x").encode();
+        loop {
+            let Some(region) = handle.region_of_key(key.as_bytes()) else { continue };
+            let Some(status) = handle.region_status(region) else { continue };
+            if !status.description.contains(key.as_bytes()) {
+                continue;
+            }
+            let epoch = status.description.epoch;
+            let write = raftstore::Write::new(command.clone()).at_epoch(epoch);
+            match handle.propose(region, write) {
+                Ok(_) => break,
+                // The same key and value: writing it twice does no harm.
+                Err(ProposeError::Unknown { .. }) => {}
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+            handle = handles.next().expect("three");
+        }
+        written.push(key);
+    }
+    written
+}
+
+/// Asks a store to split what holds the key; whether the split is there.
+fn try_to_split(handle: &raftstore::StoreHandle, key: &Bytes, base: u64, right: bool) -> bool {
+    let Some(region) = handle.region_of_key(key) else { return false };
+    let status = handle.region_status(region);
+    if status.is_some_and(|status| status.description.start_key == key) {
+        return true; // an earlier request, of which nothing was heard any more
+    }
+    let peers = (1..=3).map(|peer| PeerId::new(base + peer)).collect();
+    let regions = vec![NewRegion { id: RegionId::new(base), peers }];
+    let request = SplitRequest { keys: vec![key.clone()], regions, parent_is_right: right };
+    match handle.admin(region, AdminRequest::split(request)) {
+        Ok(_) => true,
+        Err(ProposeError::Unknown { .. }) => false,
+        Err(error) => {
+            assert!(error.is_retryable(), "{error}");
+            false
+        }
+    }
+}
+
 #[test]
 fn regions_are_split_a_hundred_times_under_load_and_nothing_is_lost() {
     let cluster = Cluster::in_memory(&config());
     cluster.lead_from_the_first(1);
-    let handle = cluster.handle(0);
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = AtomicBool::new(false);
     let written = std::thread::scope(|scope| {
-        // On a busy machine another store may come to lead a region.
-        let (handles, stop_them) = ((0..3).map(|at| cluster.handle(at)), stop.clone());
-        let mut handles = handles.collect::<Vec<_>>().into_iter().cycle();
-        let client = scope.spawn(move || {
-            let mut written = Vec::new();
-            let mut number = 0u64;
-            let mut handle = handles.next().expect("three");
-            while !stop_them.load(Ordering::Acquire) {
-                number += 1;
-                let key = format!("{:04}/{number}", number * 37 % 1000);
-                let command = MapCommand::put(key.clone(), "x").encode();
-                loop {
-                    let Some(region) = handle.region_of_key(key.as_bytes()) else { continue };
-                    let Some(status) = handle.region_status(region) else { continue };
-                    if !status.description.contains(key.as_bytes()) {
-                        continue;
-                    }
-                    let epoch = status.description.epoch;
-                    let write = raftstore::Write::new(command.clone()).at_epoch(epoch);
-                    match handle.propose(region, write) {
-                        Ok(_) => break,
-                        // The same key and value: writing it twice does no harm.
-                        Err(ProposeError::Unknown { .. }) => {}
-                        Err(error) => assert!(error.is_retryable(), "{error}"),
-                    }
-                    handle = handles.next().expect("three");
-                }
-                written.push(key);
-            }
-            written
-        });
+        let client = scope.spawn(|| write_all_over(&cluster, &stop));
         for number in 1..100u64 {
             let key = Bytes::from(format!("{:04}", number * 10));
-            for store in (0..3).cycle() {
-                let handle = cluster.handle(store);
-                let Some(region) = handle.region_of_key(&key) else { continue };
-                let status = handle.region_status(region);
-                if status.is_some_and(|status| status.description.start_key == key) {
-                    break; // an earlier request, of which nothing was heard any more
-                }
-                let base = 1_000 * number;
-                let peers = (1..=3).map(|peer| PeerId::new(base + peer)).collect();
-                let regions = vec![NewRegion { id: RegionId::new(base), peers }];
-                let parent_is_right = number % 2 == 0;
-                let request = SplitRequest { keys: vec![key.clone()], regions, parent_is_right };
-                match handle.admin(region, AdminRequest::split(request)) {
-                    Ok(_) => break,
-                    Err(ProposeError::Unknown { .. }) => {}
-                    Err(error) => assert!(error.is_retryable(), "{error}"),
-                }
-            }
+            eventually("it is split", || {
+                (0..3).any(|store| {
+                    try_to_split(&cluster.handle(store), &key, 1000 * number, number % 2 == 0)
+                })
+            });
         }
         stop.store(true, Ordering::Release);
         client.join().expect("no panic")
     });
-    eventually("the first store has all regions", || handle.region_count() == 100);
-    for key in &written {
-        let region = handle.region_of_key(key.as_bytes()).expect("the space is tiled");
-        let found = cluster.maps[0].get(region, key.as_bytes());
-        assert_eq!(found, Some(Bytes::from("x")), "{key} in region {region}");
-    }
-    for store in 0..3 {
-        eventually("all stores have all regions", || cluster.handle(store).region_count() == 100);
+    for (store, map) in cluster.maps.iter().enumerate() {
+        let handle = cluster.handle(store);
+        eventually("all stores have all regions", || handle.region_count() == 100);
+        for key in &written {
+            eventually("each key is where it belongs", || {
+                let region = handle.region_of_key(key.as_bytes()).expect("the space is tiled");
+                map.get(region, key.as_bytes()).as_deref() == Some(b"x")
+            });
+        }
     }
     cluster.shutdown();
 }

@@ -265,8 +265,23 @@ impl Region {
         effects.answers.extend(callback.map(|callback| (callback, answer)));
     }
 
+    /// Whether nobody else has a vote, and so no other leader a promise of this peer.
+    pub(crate) fn is_lone_voter(&self) -> bool {
+        let mut others = self.description.peers.iter().filter(|peer| peer.id != self.peer.id);
+        self.peer.role.is_voter() && !others.any(|peer| peer.role.is_voter())
+    }
+
+    /// After a restart a lone voter has nobody to wait for.
+    fn stand_if_alone(&mut self) {
+        if self.pending.restarted && self.is_lone_voter() && !self.campaign_must_wait() {
+            self.pending.restarted = false;
+            let _ = self.campaign();
+        }
+    }
+
     /// Campaigns as the leader asked, as soon as that is possible.
     pub(crate) fn take_over_if_asked(&mut self) {
+        self.stand_if_alone();
         if !self.pending.is_asked_to_take_over() || self.campaign_must_wait() {
             return;
         }

@@ -49,6 +49,8 @@ pub(crate) struct Pending {
     pub(crate) notices: Vec<Box<Envelope>>,
     /// Ticks until votes may be given: see `guard`.
     no_vote_ticks: u32,
+    /// Since the restart neither this peer nor anybody else has stood for election.
+    pub(crate) restarted: bool,
     /// What was committed before the restart is handed out first, up to here.
     replay_to: Index,
     /// The log began anew after this entry, and the state machine is not there yet.
@@ -62,7 +64,8 @@ pub(crate) struct Pending {
 impl Pending {
     pub(crate) fn new(no_vote_ticks: usize, replay_to: Index, awaits_split: bool) -> Self {
         let no_vote_ticks = u32::try_from(no_vote_ticks).unwrap_or(u32::MAX);
-        Self { no_vote_ticks, replay_to, awaits_split, ..Self::default() }
+        let restarted = no_vote_ticks > 0;
+        Self { no_vote_ticks, restarted, replay_to, awaits_split, ..Self::default() }
     }
 
     /// Whether committed entries have to wait.
@@ -168,6 +171,7 @@ impl Pending {
     /// A leader has spoken.
     pub(crate) fn hears_leader(&mut self) {
         self.lonely_ticks = 0;
+        self.restarted = false;
     }
 
     /// Whether it is time to ask others, which it is after every so many ticks.

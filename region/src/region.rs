@@ -260,7 +260,7 @@ impl Region {
         if !self.raw.raft.promotable() {
             return Campaign::NotVoter;
         }
-        if self.follows() || !self.pending.may_vote() {
+        if self.follows() || !(self.pending.may_vote() || self.is_lone_voter()) {
             return Campaign::LeaderAlive;
         }
         if self.campaign_must_wait() {

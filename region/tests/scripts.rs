@@ -469,6 +469,7 @@ scripts! {
     lease_off_while_peers_or_range_change
     lease_renewed_by_commits
     lone_voter_holds_messages_until_term_is_durable
+    lone_voter_stands_at_once_after_a_restart
     malformed_read_index_rejected
     many_proposals_one_append
     message_only_ready_waits_behind_unpersisted_write
@@ -484,6 +485,7 @@ scripts! {
     one_leader_per_term_after_hard_state_persist
     replication_one_proposal
     restart_replays_committed
+    restarted_voter_among_others_waits
     shutdown_answers_everything
     stale_proposal_answered_after_overwrite
     stale_reads_wait_for_their_index_only
