@@ -88,7 +88,7 @@ impl DrivenStore {
         let writers = parts.write_queues.iter().map(|queue| parts.log_writer(queue, router));
         let workers = parts.apply_queues.iter().map(|queue| parts.apply_worker(queue, router));
         let figures = Figures::new(&handle.inner);
-        registry.register(Box::new(figures.clone()))?;
+        figures.register(registry)?;
         parts.creator.restore_all(router, stored, 0);
         Ok(Self {
             streams: parts.stream_worker(router),
@@ -253,7 +253,7 @@ impl Drop for DrivenStore {
         // Handles may outlive it; they hold neither the log store nor the metrics.
         self.handle.inner.stopped.store(true, Ordering::Release);
         drop(self.handle.inner.creator.lock().take());
-        let _ = self.registry.unregister(Box::new(self.figures.clone()));
+        self.figures.unregister(&self.registry);
         self.handle.inner.metrics.unregister(&self.registry);
     }
 }

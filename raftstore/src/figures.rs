@@ -3,15 +3,14 @@
 use crate::handle::HandleInner;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use region::ReadWay;
 use std::sync::Arc;
 
-/// Gathered by the registry while the store runs.
+/// All of them.
 #[derive(Clone)]
 pub(crate) struct Figures {
     inner: Arc<HandleInner>,
-    descriptions: Vec<Desc>,
 }
 
 /// A metric's name, its help, and its value now.
@@ -19,11 +18,27 @@ type Figure = (&'static str, &'static str, u64);
 
 impl Figures {
     pub(crate) fn new(inner: &Arc<HandleInner>) -> Self {
-        let mut figures = Self { inner: inner.clone(), descriptions: Vec::new() };
-        let collectors = figures.collectors();
-        let descriptions = collectors.iter().flat_map(|collector| collector.desc()).cloned();
-        figures.descriptions = descriptions.collect();
-        figures
+        Self { inner: inner.clone() }
+    }
+
+    /// They are gathered while the store runs.
+    pub(crate) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        self.each().try_for_each(|figure| registry.register(figure))
+    }
+
+    /// What is not there is passed over.
+    pub(crate) fn unregister(&self, registry: &Registry) {
+        self.each().for_each(|figure| drop(registry.unregister(figure)));
+    }
+
+    /// A collector each: `prometheus` tells collectors of several metrics apart by the sum of hashes that
+    /// differ in few bits where only the store does, and takes some pairs of stores for one.
+    fn each(&self) -> impl Iterator<Item = Box<dyn Collector>> + '_ {
+        let count = self.counters().len() + self.gauges().len() + 1;
+        (0..count).map(|at| {
+            let description = self.metric(at).desc()[0].clone();
+            Box::new(OneFigure { figures: self.clone(), at, description }) as Box<dyn Collector>
+        })
     }
 
     fn counters(&self) -> [Figure; 8] {
@@ -81,30 +96,39 @@ impl Figures {
             .const_label("store", self.inner.store_id.to_string())
     }
 
-    fn collectors(&self) -> Vec<Box<dyn Collector>> {
+    /// The metric of this number, with its value now.
+    fn metric(&self, at: usize) -> Box<dyn Collector> {
         let sound = "names and helps are fixed and sound";
-        let mut all: Vec<Box<dyn Collector>> = Vec::new();
-        for (name, help, value) in self.counters() {
+        let (counters, gauges) = (self.counters(), self.gauges());
+        if let Some((name, help, value)) = counters.get(at) {
             let counter = IntCounter::with_opts(self.opts(name, help)).expect(sound);
-            counter.inc_by(value);
-            all.push(Box::new(counter));
+            counter.inc_by(*value);
+            return Box::new(counter);
         }
-        for (name, help, value) in self.gauges() {
-            let gauge = IntGauge::with_opts(self.opts(name, help)).expect(sound);
-            gauge.set(value as i64);
-            all.push(Box::new(gauge));
+        match gauges.get(at - counters.len()) {
+            Some((name, help, value)) => {
+                let gauge = IntGauge::with_opts(self.opts(name, help)).expect(sound);
+                gauge.set(*value as i64);
+                Box::new(gauge)
+            }
+            None => Box::new(self.reads()),
         }
-        all.push(Box::new(self.reads()));
-        all
     }
 }
 
-impl Collector for Figures {
+/// One of them.
+struct OneFigure {
+    figures: Figures,
+    at: usize,
+    description: Desc,
+}
+
+impl Collector for OneFigure {
     fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
+        vec![&self.description]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.collectors().iter().flat_map(|collector| collector.collect()).collect()
+        self.figures.metric(self.at).collect()
     }
 }

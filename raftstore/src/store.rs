@@ -73,7 +73,7 @@ impl Store {
             thread.join().expect("threads of the store catch panics");
         }
         // So that the store may start again with the same registry. Not there: shut down before.
-        let _ = self.registry.unregister(Box::new(self.figures.clone()));
+        self.figures.unregister(&self.registry);
         self.handle.inner.metrics.unregister(&self.registry);
         // After all answers are given, so that each order is reported.
         for (stop, thread) in self.reclaimer.take().into_iter().chain(self.placement.take()) {
@@ -103,7 +103,7 @@ impl Store {
         let pool = start_pool(&parts)?;
         let handle = parts.handle(pool.router());
         let figures = Figures::new(&handle.inner);
-        registry.register(Box::new(figures.clone()))?;
+        figures.register(registry)?;
         let mut store = Self {
             handle,
             pool: Some(pool),

@@ -240,6 +240,8 @@ fn stores_share_a_registry_and_leave_it_when_they_stop() {
     };
     let (mut first, second) = (start(1).expect("starts"), start(2).expect("starts"));
     assert!(matches!(start(1), Err(StartError::Metrics(_))), "the id is taken");
+    let more: Vec<Store> = (3..20).map(|id| start(id).expect("starts")).collect();
+    drop(more);
     first.shutdown();
     let third = start(1).expect("its predecessor has left");
     drop(first);
