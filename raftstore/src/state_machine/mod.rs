@@ -130,7 +130,8 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Replaces all that it has of a region, if anything, by the contents of a snapshot; durable on return.
     /// If a crash interrupts it, it is called again with the same snapshot before anything else is done
-    /// with the region; so it need not be atomic, but must tolerate a half of itself.
+    /// with the region, except that [`applied_state`](Self::applied_state) is asked; so it need not be
+    /// atomic, but must tolerate a half of itself, and must not yet tell the snapshot's index for a half.
     ///
     /// # Errors
     /// When the contents cannot be stored. The store stops then.
@@ -158,7 +159,8 @@ pub trait StateMachine: Send + Sync + 'static {
     }
 
     /// Makes everything durable that was applied to any region, as far as the state machine outlives its
-    /// process at all.
+    /// process at all. Called before a region is destroyed: what split off it must not need it any more.
+    /// When to flush otherwise is the state machine's own affair.
     ///
     /// # Errors
     /// When that fails. The store stops then.
