@@ -1,7 +1,10 @@
 //! What a peer knows of the others beside the description: who was heard of lately, and where those are
 //! that the description does not hold, or not yet.
 
+use raft::eraftpb::MessageType;
+
 use crate::description::Peer;
+use crate::envelope::Envelope;
 use crate::ids::PeerId;
 
 /// Most peers remembered that are not in the description.
@@ -42,8 +45,16 @@ impl PeerBook {
         self.strangers = Vec::new();
     }
 
-    /// A leader has heard of a peer.
-    pub(crate) fn heard(&mut self, id: PeerId) {
+    /// A leader has a message of a peer. Who asks for votes does not hear the leader, or not any more: that is
+    /// no sign that it follows.
+    pub(crate) fn hear(&mut self, envelope: &Envelope) {
+        use MessageType::{MsgRequestPreVote, MsgRequestVote};
+        if !matches!(envelope.message.get_msg_type(), MsgRequestVote | MsgRequestPreVote) {
+            self.heard(envelope.from.id);
+        }
+    }
+
+    fn heard(&mut self, id: PeerId) {
         let tick = self.tick;
         match self.heard.iter_mut().find(|(known, _)| *known == id) {
             Some(known) => known.1 = tick,
@@ -76,7 +87,22 @@ impl PeerBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::StoreId;
+    use crate::description::RegionEpoch;
+    use crate::ids::{RegionId, StoreId};
+    use raft::eraftpb::Message;
+
+    fn sent_by(id: u64) -> Envelope {
+        let peer = |id| Peer::voter(PeerId::new(id), StoreId::new(id));
+        Envelope {
+            cluster_id: 1,
+            region_id: RegionId::new(1),
+            from: peer(id),
+            to: peer(2),
+            epoch: RegionEpoch::default(),
+            message: Message::default(),
+            description: None,
+        }
+    }
 
     #[test]
     fn strangers_are_few_and_the_last_ones() {
@@ -95,6 +121,13 @@ mod tests {
         book.tick();
         book.tick();
         assert_eq!(book.silent_ticks(PeerId::new(1)), Some(2));
+        let mut envelope = sent_by(1);
+        envelope.message.set_msg_type(MessageType::MsgRequestPreVote);
+        book.hear(&envelope);
+        assert_eq!(book.silent_ticks(PeerId::new(1)), Some(2), "it does not hear the leader");
+        envelope.message.set_msg_type(MessageType::MsgHeartbeatResponse);
+        book.hear(&envelope);
+        assert_eq!(book.silent_ticks(PeerId::new(1)), Some(0));
         assert_eq!(book.silent_ticks(PeerId::new(2)), None);
     }
 }

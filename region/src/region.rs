@@ -149,7 +149,7 @@ impl Region {
             return Err(rejection);
         }
         if self.is_leader() {
-            self.book.heard(envelope.from.id);
+            self.book.hear(&envelope);
         } else if self.description.peer(envelope.from.id).is_none() {
             self.book.meet(envelope.from);
         }
