@@ -24,6 +24,7 @@ mod inspect;
 mod log_store;
 mod message;
 mod metrics;
+mod origins;
 mod parts;
 mod peers;
 mod placement;
