@@ -34,6 +34,7 @@ mod range_map;
 mod read_gate;
 mod reads;
 mod region_fsm;
+mod repair;
 mod snapshot;
 mod state_machine;
 mod store;
@@ -61,6 +62,7 @@ pub use placement::{
     PlacementError, RegionHeartbeat, SplitPolicy, StoreHeartbeat,
 };
 pub use reads::{ReadFuture, ReadRequest, RegionReader};
+pub use repair::{DiscardError, Discarded};
 pub use snapshot::{
     DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotBody, SnapshotFiles, SnapshotId,
     SnapshotMessage, StagedSnapshot,
