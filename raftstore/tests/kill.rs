@@ -40,7 +40,7 @@ fn killed_stores_keep_every_acknowledged_write_in_a_map_on_disk() {
 /// Kills a child that does this task.
 fn kill_again_and_again(dir: &Path, task: &str, cycles: u64) {
     let child = "child_of_the_kill_test";
-    Killing { child, task, dir, cycles, load_ms: 200, start_ms: 100 }.run();
+    Killing { child, task, dir, cycles, wanted: &[], load_ms: 200, start_ms: 100 }.run();
 }
 
 /// Does nothing unless the kill test runs it.

@@ -17,6 +17,8 @@ pub struct Killing<'a> {
     pub dir: &'a Path,
     /// Unless `KILL_CYCLES` says otherwise.
     pub cycles: u64,
+    /// What must be counted, or the test shows nothing: there are up to four times as many cycles for it.
+    pub wanted: &'a [&'a str],
     /// A child under load lives for less than this.
     pub load_ms: u64,
     /// One that is killed while it starts, less than this.
@@ -64,7 +66,8 @@ enum Moment {
 }
 
 impl Killing<'_> {
-    /// Until all cycles are through. The last child lives until it has found everything.
+    /// Until all cycles are through and everything wanted was counted. The last child lives until it has found
+    /// everything.
     pub fn run(&self) -> Told {
         let cycles = std::env::var("KILL_CYCLES");
         let cycles = cycles.map_or(self.cycles, |text| text.parse().expect("a number"));
@@ -73,13 +76,16 @@ impl Killing<'_> {
         println!("replay the moments of the kills with {SEED}={seed}");
         let mut told = Told::default();
         let mut random = seed;
-        for cycle in 0..cycles {
+        let all_counted =
+            |told: &Told| self.wanted.iter().all(|what| told.counts.contains_key(*what));
+        for cycle in 0..4 * cycles {
+            let last = cycle + 1 >= cycles && all_counted(&told);
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             let within = |most: u64| Duration::from_millis((random >> 33) % most);
             // Every fourth kill hits recovery or an election, the others hit the load.
-            let moment = match (cycle == cycles - 1, cycle % 4 == 3) {
+            let moment = match (last, cycle % 4 == 3) {
                 (true, _) => Moment::Checked,
                 (false, true) => Moment::Started(within(self.start_ms)),
                 (false, false) => Moment::Loaded(within(self.load_ms)),
@@ -88,9 +94,13 @@ impl Killing<'_> {
             if let Err(problem) = self.run_and_kill(&moment, &mut told) {
                 panic!("cycle {cycle}, seed {seed}: {problem}");
             }
+            if last {
+                break;
+            }
         }
         let total = told.writes();
-        println!("{cycles} kills, {total} acknowledged writes, none lost; {:?}", told.counts);
+        println!("{total} acknowledged writes, none lost; {:?}", told.counts);
+        assert!(all_counted(&told), "not all of {:?} was seen: {:?}", self.wanted, told.counts);
         assert!(total > 10 * cycles, "too few writes ({total}) to mean anything");
         told
     }
