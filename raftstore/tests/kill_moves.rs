@@ -106,7 +106,11 @@ fn live<M: Leftovers>(cluster: Cluster<M>, dir: &Path, on_disk: bool) {
         for client in 0..CLIENTS {
             let begin = acknowledged.get(&client).copied().unwrap_or(0);
             let cluster = &cluster;
-            scope.spawn(move || (begin..).for_each(|number| write(cluster, client, number)));
+            scope.spawn(move || {
+                for number in begin.. {
+                    write(cluster, client, number);
+                }
+            });
         }
         scope.spawn(|| mover.run());
     });
@@ -229,8 +233,8 @@ impl<M: TestMap> Mover<'_, M> {
         let learner = peers.iter().find(|peer| peer.role == PeerRole::Learner);
         let voters: Vec<&Peer> = peers.iter().filter(|peer| peer.role.is_voter()).collect();
         let some_voter = voters[self.draw(voters.len() as u64) as usize];
-        let free = (1..=STORES).map(StoreId::new);
-        let free = free.filter(|store| peers.iter().all(|peer| peer.store != *store)).next();
+        let mut stores = (1..=STORES).map(StoreId::new);
+        let free = stores.find(|store| peers.iter().all(|peer| peer.store != *store));
         match (learner, free) {
             (Some(learner), _) if voters.len() > 2 => {
                 let swap = [PeerChange::Promote(learner.id), PeerChange::Remove(some_voter.id)];
