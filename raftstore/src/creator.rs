@@ -29,7 +29,7 @@ use region::{
     PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
     RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
 };
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use std::panic::resume_unwind;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -336,82 +336,85 @@ impl Creator {
         }
         stored.regions.iter().for_each(|region| self.peers.load(&region.record));
         self.remove_stray_snapshots(&stored.regions);
-        let unborn = self.splits_to_replay(&stored.regions);
+        let unborn = self.unborn(&stored.regions);
+        self.set_orphans_aside(&mut stored.regions, &unborn);
+        let mut replay: FxHashMap<RegionId, Index> = FxHashMap::default();
+        for (_, origin) in &unborn {
+            let index = replay.entry(origin.parent).or_default();
+            *index = origin.index.max(*index);
+        }
         for region in stored.regions.iter_mut() {
-            let Some(index) = unborn.get(&region.record.description.id) else { continue };
+            let Some(index) = replay.get(&region.record.description.id) else { continue };
             // The split was applied before; so it is committed, whatever the hard state says.
             if let Some(hard_state) = &mut region.hard_state {
                 hard_state.commit = hard_state.commit.max(index.get().min(region.last_index.get()));
             }
         }
-        if threads == 0 {
-            return stored.regions.into_iter().for_each(|region| self.restore(router, region));
-        }
-        let share = stored.regions.len().div_ceil(threads).max(1);
-        std::thread::scope(|scope| {
-            let mut regions = stored.regions.into_iter();
-            let mut restorers = Vec::new();
-            loop {
-                let part: Vec<StoredRegion> = regions.by_ref().take(share).collect();
-                if part.is_empty() {
-                    break;
-                }
-                let restore = || part.into_iter().for_each(|region| self.restore(router, region));
-                restorers.push(scope.spawn(restore));
-            }
-            for restorer in restorers {
-                restorer.join().unwrap_or_else(|panic| resume_unwind(panic));
-            }
+        // None begins before all are there: one that replays its split must find its parts.
+        let registered = in_threads(stored.regions, threads, |region| {
+            let id = region.record.description.id;
+            self.register(router, region).then_some(id)
         });
-    }
-
-    /// Parents whose last splits the state machine has lost, and up to which entry they must be replayed.
-    fn splits_to_replay(&self, regions: &[StoredRegion]) -> FxHashMap<RegionId, Index> {
-        let mut replay: FxHashMap<RegionId, Index> = FxHashMap::default();
-        for region in regions.iter().filter(|region| !region.record.tombstone) {
-            let Some(origin) = region.record.origin else { continue };
-            let known = self.state_machine.applied_state(region.record.description.id);
-            if matches!(known, Ok(None)) {
-                let index = replay.entry(origin.parent).or_default();
-                *index = origin.index.max(*index);
+        self.set_aside_with_parents(router, &unborn);
+        in_threads(registered, threads, |region| {
+            if router.mailbox(region.get()).is_some() {
+                self.begin(router, region);
             }
-        }
-        replay
+            None::<()>
+        });
     }
 
     /// What was received and is not needed to finish an installation.
     fn remove_stray_snapshots(&self, regions: &[StoredRegion]) {
-        let needed = |region: &StoredRegion| {
-            let TruncatedState { index, term } = region.record.installing?;
-            Some(staged_name(region.record.description.id, region.record.peer_id, index, term))
+        let expected = |stored: &StoredRegion| {
+            let TruncatedState { index, term } = stored.record.installing?;
+            let region = stored.record.description.id;
+            Some((staged_name(region, stored.record.peer_id, index, term), (region, index)))
         };
-        let needed: FxHashSet<String> = regions.iter().filter_map(needed).collect();
+        let expected: FxHashMap<String, _> = regions.iter().filter_map(expected).collect();
+        // A crash may have come between the end of the installation and that of the file.
+        let installed = |region: RegionId, index: Index| {
+            let applied = self.state_machine.applied_state(region).ok().flatten();
+            applied.is_some_and(|applied| applied.index >= index)
+                && self.state_machine.durable_index(region) >= index
+        };
+        let needed = |name: &String| {
+            expected.get(name).is_some_and(|(region, index)| !installed(*region, *index))
+        };
         let names = self.files.list().unwrap_or_else(|error| {
             tracing::warn!(%error, "snapshots cannot be listed");
             Vec::new()
         });
-        for name in names.into_iter().filter(|name| !needed.contains(name)) {
+        for name in names.into_iter().filter(|name| !needed(name)) {
             if let Err(error) = self.files.remove(&name) {
                 tracing::warn!(name, %error, "a snapshot cannot be removed");
             }
         }
     }
 
-    /// Brings a region to life from what the log store holds. One that is damaged is set aside, and
-    /// the others go on.
+    /// Brings a region to life from what the log store holds.
     fn restore(&self, router: &RegionRouter, stored: StoredRegion) {
+        let region = stored.record.description.id;
+        if self.register(router, stored) {
+            self.begin(router, region);
+        }
+    }
+
+    /// Makes a region from what the log store holds; says whether it is here. One that is damaged is set aside,
+    /// and the others go on.
+    fn register(&self, router: &RegionRouter, stored: StoredRegion) -> bool {
         let region_id = stored.record.description.id;
         let restored = match stored.record.tombstone {
-            true => self.finish_destroying(region_id),
-            false => self.try_restore(router, stored),
+            true => self.finish_destroying(region_id).map(|()| false),
+            false => self.try_register(router, stored),
         };
-        if let Err(reason) = restored {
-            if self.chores.is_closed() {
-                return;
+        restored.unwrap_or_else(|reason| {
+            if !self.chores.is_closed() {
+                tracing::error!(region = %region_id, reason, "region set aside");
+                self.set_aside(region_id, reason);
             }
-            tracing::error!(region = %region_id, reason, "region set aside");
-            self.set_aside(region_id, reason);
-        }
+            false
+        })
     }
 
     /// A crash may have come between the tombstone and the end of the contents.
@@ -423,7 +426,7 @@ impl Creator {
         }
     }
 
-    fn try_restore(&self, router: &RegionRouter, stored: StoredRegion) -> Result<(), String> {
+    fn try_register(&self, router: &RegionRouter, stored: StoredRegion) -> Result<bool, String> {
         let region_id = stored.record.description.id;
         let peer = stored.record.peer_id;
         let applied = self.applied_state(&stored.record)?;
@@ -435,7 +438,7 @@ impl Creator {
                 self.peers.bury(peer, &last);
                 let chore = Chore::Destroy(last, peer);
                 let _ = self.chores.push_always(chore, 1);
-                return Ok(());
+                return Ok(false);
             }
         }
         let reader: Arc<dyn LogReader> = self.log_store.clone();
@@ -461,9 +464,13 @@ impl Creator {
             self.gates.close(&gate);
             return Err(error.to_string());
         }
-        self.start_ticking(router, region_id);
-        let _ = router.force_send_control(StoreMessage::Created(region_id));
-        Ok(())
+        Ok(true)
+    }
+
+    /// From now on the region does something.
+    fn begin(&self, router: &RegionRouter, region: RegionId) {
+        self.start_ticking(router, region);
+        let _ = router.force_send_control(StoreMessage::Created(region));
     }
 
     /// What the state machine has, after the installation of a snapshot that a crash has interrupted.
@@ -502,6 +509,33 @@ impl Creator {
         // What recovery left to do (replaying the log) begins now and not with the first tick.
         let _ = router.force_send(region.get(), RegionMessage::Continue);
     }
+}
+
+/// Does something with all items, on so many threads; with none, on this one. What comes of it is in no order.
+fn in_threads<T: Send, R: Send>(
+    items: Vec<T>,
+    threads: usize,
+    each: impl Fn(T) -> Option<R> + Sync,
+) -> Vec<R> {
+    if threads == 0 {
+        return items.into_iter().filter_map(each).collect();
+    }
+    let share = items.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let mut items = items.into_iter();
+        let mut workers = Vec::new();
+        loop {
+            let part: Vec<T> = items.by_ref().take(share).collect();
+            if part.is_empty() {
+                break;
+            }
+            let each = &each;
+            workers
+                .push(scope.spawn(move || part.into_iter().filter_map(each).collect::<Vec<R>>()));
+        }
+        let done = workers.into_iter();
+        done.flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 /// A region of which nothing but the record is written.

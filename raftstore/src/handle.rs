@@ -213,7 +213,8 @@ impl StoreHandle {
         self.inner.metrics.leader_changes()
     }
 
-    /// Regions that were set aside because they are damaged or their handler panicked, and why.
+    /// Regions that were set aside because they are damaged or their handler panicked, and why. Each can be
+    /// repaired from its other peers: see [`discard`](Self::discard) and `docs/repair.md`.
     pub fn set_aside(&self) -> BTreeMap<RegionId, String> {
         self.inner.set_aside.lock().clone()
     }

@@ -25,6 +25,7 @@ mod inspect;
 mod log_store;
 mod message;
 mod metrics;
+mod origins;
 mod parts;
 mod peers;
 mod placement;
@@ -34,6 +35,7 @@ mod range_map;
 mod read_gate;
 mod reads;
 mod region_fsm;
+mod repair;
 mod snapshot;
 mod state_machine;
 mod store;
@@ -62,6 +64,7 @@ pub use placement::{
     PlacementError, RegionHeartbeat, SplitPolicy, StoreHeartbeat,
 };
 pub use reads::{ReadFuture, ReadRequest, RegionReader};
+pub use repair::{DiscardError, Discarded};
 pub use snapshot::{
     DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotBody, SnapshotFiles, SnapshotId,
     SnapshotMessage, StagedSnapshot,

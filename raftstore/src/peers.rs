@@ -130,6 +130,23 @@ impl Peers {
         may
     }
 
+    /// The remains of a peer that was set aside are to go. `Refused` says who is here instead. Of one whose
+    /// record is lost nothing is known here. May be repeated.
+    pub(crate) fn discard(&self, peer: PeerId, last: &Removal) -> Result<(), Refused> {
+        let region = last.description.id;
+        let mut of_regions = self.of_regions.lock();
+        match of_regions.get(&region) {
+            Some(Known::Here(known)) if *known != peer => return Err(Refused::Here(*known)),
+            Some(Known::Promised(_)) => return Err(Refused::Promised),
+            Some(Known::Tombstone(known, last)) if *known != peer => {
+                return Err(Refused::Tombstone(*known, last.clone()));
+            }
+            Some(Known::Here(_) | Known::Tombstone(..)) | None => {}
+        }
+        of_regions.insert(region, Known::Tombstone(peer, Arc::new(last.clone())));
+        Ok(())
+    }
+
     /// Whether ids of a split are new to this store.
     pub(crate) fn is_new(&self, region: RegionId) -> bool {
         !self.of_regions.lock().contains_key(&region)
@@ -174,5 +191,18 @@ mod tests {
         assert!(!peers.bury(ONE, &last));
         assert!(!peers.keep_promise(REGION, TWO) && peers.keep_promise(REGION, ONE));
         assert!(peers.bury(ONE, &last));
+    }
+
+    #[test]
+    fn remains_are_discarded_of_the_peer_that_is_meant_only() {
+        let peers = Peers::default();
+        let last = last();
+        assert!(peers.discard(ONE, &last).is_ok(), "its record is lost");
+        assert!(peers.discard(ONE, &last).is_ok(), "again");
+        assert!(peers.discard(TWO, &last).is_err(), "a later one may still come");
+        assert_eq!(peers.create(REGION, TWO), Ok(()));
+        assert_eq!(peers.discard(ONE, &last), Err(Refused::Here(TWO)));
+        assert!(peers.promise(REGION, TWO));
+        assert_eq!(peers.discard(TWO, &last), Err(Refused::Promised));
     }
 }

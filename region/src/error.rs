@@ -116,7 +116,7 @@ pub enum ProposeError {
     },
     /// This peer has met with corruption or a failed read and does nothing any more. Try the other
     /// peers, and tell the operator.
-    #[error("region {region_id}: quarantined after a failure")]
+    #[error("region {region_id}: set aside here after a failure; ask its other peers, and see docs/repair.md")]
     Quarantined {
         /// The region.
         region_id: RegionId,
@@ -248,7 +248,7 @@ pub enum ReadError {
         region_id: RegionId,
     },
     /// This peer has met with corruption and does nothing any more. Try the other peers, and tell the operator.
-    #[error("region {region_id}: quarantined after a failure")]
+    #[error("region {region_id}: set aside here after a failure; ask its other peers, and see docs/repair.md")]
     Quarantined {
         /// The region.
         region_id: RegionId,

@@ -12,7 +12,7 @@
 
 use super::files::SnapshotFiles;
 use super::frames::FrameReader;
-use super::message::staged_name;
+use super::message::{staged_index, staged_name};
 use crate::error::StoreFailure;
 use crate::events::{Observers, RegionEvent};
 use crate::health::Health;
@@ -25,7 +25,9 @@ use crate::state_machine::{StateMachine, StateMachineError};
 use crate::store_fsm::SetAside;
 use crate::work_queue::{Taken, WorkQueue};
 use crate::write_path::persist::write_log;
-use region::{AppliedState, HardState, PeerId, RegionId, RegionRecord, Removal, TruncatedState};
+use region::{
+    AppliedState, HardState, Index, PeerId, RegionId, RegionRecord, Removal, TruncatedState,
+};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +121,7 @@ impl ChoreWorker {
         if let Some(failure) = failure {
             return self.health.fail(failure);
         }
+        remove_staged(&*self.files, region, peer, Index::new(u64::MAX));
         self.ranges.remove_region(region);
         self.metrics.count_destroyed();
         self.observers.tell(region, || RegionEvent::Destroyed { peer });
@@ -137,7 +140,7 @@ impl ChoreWorker {
 }
 
 /// What takes the place of everything the log store has of a region.
-fn tombstone(last: &Removal, peer: PeerId) -> RegionWrite {
+pub(crate) fn tombstone(last: &Removal, peer: PeerId) -> RegionWrite {
     let record = RegionRecord::tombstone(last, peer);
     RegionWrite {
         region_id: last.description.id,
@@ -168,14 +171,16 @@ pub(crate) enum InstallError {
     Failed(StoreFailure),
 }
 
-/// Installs the snapshot that lies complete in a file, and removes it.
+/// Installs the snapshot that lies complete in a file, and removes it and earlier ones of the peer. If the
+/// state machine does not say that the contents are durable, the file stays until the peer is destroyed.
 pub(crate) fn install_staged(
     state_machine: &dyn StateMachine,
     files: &dyn SnapshotFiles,
     applied: AppliedState,
     peer: PeerId,
 ) -> Result<(), InstallError> {
-    let name = staged_name(applied.description.id, peer, applied.index, applied.term);
+    let (region, index) = (applied.description.id, applied.index);
+    let name = staged_name(region, peer, index, applied.term);
     let opened = files.open(&name);
     let bytes =
         opened.map_err(|error| InstallError::Damaged(format!("snapshot {name}: {error}")))?;
@@ -189,8 +194,24 @@ pub(crate) fn install_staged(
         Ok(Err(error)) => return Err(InstallError::Failed(error.into())),
         Err(_) => return Err(InstallError::Failed(StoreFailure::Panicked("the state machine"))),
     }
-    if let Err(error) = files.remove(&name) {
-        tracing::warn!(name, %error, "a snapshot that is installed cannot be removed");
-    }
+    // For a state machine that keeps nothing on disk the next start installs it again.
+    let durable = catch_unwind(AssertUnwindSafe(|| state_machine.durable_index(region)));
+    let needed_again = durable.unwrap_or_default() < index;
+    let end = index.get() + u64::from(!needed_again);
+    remove_staged(files, region, peer, Index::new(end));
     Ok(())
+}
+
+/// Removes what is staged for a peer of an index before `end`.
+pub(crate) fn remove_staged(files: &dyn SnapshotFiles, region: RegionId, peer: PeerId, end: Index) {
+    let names = files.list().unwrap_or_else(|error| {
+        tracing::warn!(%region, %error, "snapshots cannot be listed");
+        Vec::new()
+    });
+    let before = |name: &String| staged_index(name, region, peer).is_some_and(|index| index < end);
+    for name in names.into_iter().filter(before) {
+        if let Err(error) = files.remove(&name) {
+            tracing::warn!(name, %error, "a snapshot cannot be removed");
+        }
+    }
 }

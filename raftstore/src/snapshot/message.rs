@@ -30,6 +30,12 @@ pub(crate) fn staged_name(region: RegionId, peer: PeerId, index: Index, term: Te
     format!("region-{region}-peer-{peer}-{index}-{term}.snap")
 }
 
+/// Of which index the snapshot of this name is, if it was staged for this peer.
+pub(crate) fn staged_index(name: &str, region: RegionId, peer: PeerId) -> Option<Index> {
+    let rest = name.strip_prefix(&format!("region-{region}-peer-{peer}-"))?;
+    rest.split('-').next()?.parse().ok().map(Index::new)
+}
+
 /// One message about a snapshot. See the crate's [`Transport`](crate::Transport).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SnapshotMessage {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod killing;
 pub mod process;
 
 use bytes::Bytes;
@@ -133,7 +134,13 @@ impl Cluster {
 
     /// With logs below this directory.
     pub fn on_disk(config: &StoreConfig, dir: &Path) -> Self {
-        Self::build(
+        Self::with_logs_on_disk(3, config, dir)
+    }
+
+    /// So many stores with logs below this directory.
+    pub fn with_logs_on_disk(stores: u64, config: &StoreConfig, dir: &Path) -> Self {
+        Self::build_of(
+            stores,
             config,
             |_| OrderedMap::new(),
             |builder, id| builder.data_dir(dir.join(format!("store-{id}"))),
@@ -150,15 +157,41 @@ impl Cluster {
     }
 }
 
+#[cfg(feature = "fjall")]
+impl Cluster<raftstore::FjallMap> {
+    /// So many stores with logs and maps below this directory. The maps are synced often, so that logs can be
+    /// cut.
+    pub fn with_maps_on_disk(stores: u64, config: &StoreConfig, dir: &Path) -> Self {
+        let sync_interval = Duration::from_millis(20);
+        let settings = raftstore::FjallConfig { sync_interval, ..Default::default() };
+        let store_dir = |id: u64| dir.join(format!("store-{id}"));
+        Self::build_of(
+            stores,
+            config,
+            |id| raftstore::FjallMap::open(store_dir(id).join("map"), &settings).expect("opens"),
+            |builder, id| builder.data_dir(store_dir(id)),
+        )
+    }
+}
+
 impl<M: TestMap> Cluster<M> {
     pub fn build(
         config: &StoreConfig,
         new_map: impl Fn(u64) -> M,
         with_log: impl Fn(raftstore::StoreBuilder, u64) -> raftstore::StoreBuilder,
     ) -> Self {
+        Self::build_of(3, config, new_map, with_log)
+    }
+
+    pub fn build_of(
+        stores: u64,
+        config: &StoreConfig,
+        new_map: impl Fn(u64) -> M,
+        with_log: impl Fn(raftstore::StoreBuilder, u64) -> raftstore::StoreBuilder,
+    ) -> Self {
         let network = InProcessTransport::new();
         let mut cluster = Self { network: network.clone(), stores: Vec::new(), maps: Vec::new() };
-        for id in 1..=3 {
+        for id in 1..=stores {
             let map = Arc::new(new_map(id));
             let builder = Store::builder(StoreId::new(id))
                 .config(config.clone())

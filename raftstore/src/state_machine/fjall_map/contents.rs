@@ -141,15 +141,18 @@ pub(super) fn install(
     tables.settle(region, Some(&applied))
 }
 
-/// Removes what there is of a region, its applied state last.
+/// Removes what there is of a region, its applied state last. Of one whose state is damaged it is unknown which
+/// keys are its own: they stay, and give way to whatever is installed there.
 pub(super) fn destroy(
     tables: &Tables,
     moving: &Mutex<()>,
     region: RegionId,
 ) -> Result<(), StateMachineError> {
     let _moving = moving.lock();
-    clear_sparing_others(tables, region, &tables.marks(region)?)?;
-    if let Some(applied) = tables.applied(region)? {
+    let unknown = |error: StateMachineError| tracing::warn!(%error, "keys may stay behind");
+    let marks = tables.marks(region).map_err(unknown).unwrap_or_default();
+    clear_sparing_others(tables, region, &marks)?;
+    if let Some(applied) = tables.applied(region).map_err(unknown).ok().flatten() {
         tables.clear(range_of(&applied.description))?;
     }
     tables.settle(region, None)

@@ -71,8 +71,8 @@ impl Tables {
 
     fn damaged(&self, region: RegionId, what: &str, reason: impl Display) -> StateMachineError {
         StateMachineError(format!(
-            "region {region}: its {what} in {} is damaged: {reason}. Remove this peer from the region \
-             and let the region be sent to another store, or restore the directory",
+            "region {region}: its {what} in {} is damaged: {reason}. Remove this peer from the region, \
+             discard what is here, and add another peer (docs/repair.md)",
             self.path.display(),
         ))
     }
