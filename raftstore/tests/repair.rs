@@ -6,9 +6,9 @@ mod common;
 use common::{config, eventually, region, regions, Cluster, TestMap};
 use raft_engine::ReadableSize;
 use raftstore::{
-    AdminRequest, DiscardError, Discarded, LogStore, MapCommand, NewRegion, OrderedMap, Peer,
-    PeerChange, PeerId, ProposeError, RaftEngineLogStore, RegionId, RegionState, SplitRequest,
-    StartError, StateMachine, Store, StoreConfig, StoreId, MAX_REGION_ID,
+    AdminRequest, DiscardError, Discarded, MapCommand, NewRegion, OrderedMap, Peer, PeerChange,
+    PeerId, ProposeError, RegionId, RegionState, SplitRequest, StartError, Store, StoreConfig,
+    StoreId, MAX_REGION_ID,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -307,7 +307,7 @@ fn a_region_that_replays_its_split_at_a_start_finds_its_parts() {
 #[cfg(feature = "fjall")]
 mod on_disk {
     use super::*;
-    use raftstore::{FjallConfig, FjallMap};
+    use raftstore::{FjallConfig, FjallMap, LogStore, RaftEngineLogStore, StateMachine};
 
     fn settings() -> StoreConfig {
         let mut config = config();
