@@ -314,6 +314,7 @@ impl Creator {
 
     /// Brings all regions back that the log store holds, on so many threads; with none, on this one.
     pub(crate) fn restore_all(&self, router: &RegionRouter, mut stored: Stored, threads: usize) {
+        let damaged: Vec<RegionId> = stored.damaged.iter().map(|region| region.region_id).collect();
         for damaged in stored.damaged {
             tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
             self.set_aside.lock().insert(damaged.region_id, damaged.reason);
@@ -328,25 +329,49 @@ impl Creator {
                 hard_state.commit = hard_state.commit.max(index.get().min(region.last_index.get()));
             }
         }
+        let failed = self.restore_each(router, stored.regions, threads);
+        // Only now: those that are sound have the first say.
+        failed.into_iter().for_each(|recorded| self.keep_range(recorded.id, Some(recorded)));
+        damaged.into_iter().for_each(|region| self.keep_range(region, None));
+    }
+
+    /// Returns what those are, as recorded, that were set aside.
+    fn restore_each(
+        &self,
+        router: &RegionRouter,
+        regions: Vec<StoredRegion>,
+        threads: usize,
+    ) -> Vec<RegionDescription> {
+        let restore = |part: Vec<StoredRegion>| -> Vec<RegionDescription> {
+            part.into_iter().filter_map(|region| self.restore(router, region)).collect()
+        };
         if threads == 0 {
-            return stored.regions.into_iter().for_each(|region| self.restore(router, region));
+            return restore(regions);
         }
-        let share = stored.regions.len().div_ceil(threads).max(1);
+        let share = regions.len().div_ceil(threads).max(1);
         std::thread::scope(|scope| {
-            let mut regions = stored.regions.into_iter();
+            let mut regions = regions.into_iter();
             let mut restorers = Vec::new();
             loop {
                 let part: Vec<StoredRegion> = regions.by_ref().take(share).collect();
                 if part.is_empty() {
                     break;
                 }
-                let restore = || part.into_iter().for_each(|region| self.restore(router, region));
-                restorers.push(scope.spawn(restore));
+                restorers.push(scope.spawn(|| restore(part)));
             }
-            for restorer in restorers {
-                restorer.join().unwrap_or_else(|panic| resume_unwind(panic));
-            }
-        });
+            let restored = restorers.into_iter().map(|restorer| restorer.join());
+            restored.flat_map(|part| part.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        })
+    }
+
+    /// What is set aside keeps its range: its contents are there, and somebody may repair its records.
+    fn keep_range(&self, region: RegionId, recorded: Option<RegionDescription>) {
+        let applied = self.state_machine.applied_state(region).ok().flatten();
+        let known = applied.map(|applied| (*applied.description).clone()).or(recorded);
+        // Where a sound region has a part of it, what is known of it is old.
+        if known.is_none_or(|known| known.is_initialised() && self.ranges.insert(&known).is_err()) {
+            self.ranges.add_unknown(region);
+        }
     }
 
     /// Parents whose last splits the state machine has lost, and up to which entry they must be replayed.
@@ -382,20 +407,23 @@ impl Creator {
     }
 
     /// Brings a region to life from what the log store holds. One that is damaged is set aside, and
-    /// the others go on.
-    fn restore(&self, router: &RegionRouter, stored: StoredRegion) {
-        let region_id = stored.record.description.id;
+    /// the others go on; returned is what was recorded of it.
+    fn restore(&self, router: &RegionRouter, stored: StoredRegion) -> Option<RegionDescription> {
+        let recorded = stored.record.description.clone();
+        let region_id = recorded.id;
         let restored = match stored.record.tombstone {
             true => self.finish_destroying(region_id),
             false => self.try_restore(router, stored),
         };
         if let Err(reason) = restored {
             if self.chores.is_closed() {
-                return;
+                return None;
             }
             tracing::error!(region = %region_id, reason, "region set aside");
             self.set_aside.lock().insert(region_id, reason);
+            return Some(recorded);
         }
+        None
     }
 
     /// A crash may have come between the tombstone and the end of the contents.

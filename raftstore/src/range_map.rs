@@ -21,6 +21,8 @@ struct Ranges {
     /// By start key; the end key (empty: unbounded) and the region.
     by_start: BTreeMap<Bytes, (Bytes, RegionId)>,
     starts: FxHashMap<RegionId, Bytes>,
+    /// A region that is here, and of which nobody can tell the range.
+    unknown: Option<RegionId>,
 }
 
 impl RangeMap {
@@ -38,6 +40,12 @@ impl RangeMap {
                 Ok(())
             }
         }
+    }
+
+    /// A region is here, and its range cannot be read: from now on no other is brought here, since it might
+    /// overlap. Those that have their range keep it, and may be split.
+    pub(crate) fn add_unknown(&self, region: RegionId) {
+        self.ranges.write().unknown = Some(region);
     }
 
     /// Takes back an [`insert`](Self::insert).
@@ -58,16 +66,16 @@ impl RangeMap {
         self.overlapping(description).is_none()
     }
 
-    /// Another region that overlaps this range.
+    /// Another region that overlaps this range, or may do so.
     pub(crate) fn overlapping(&self, description: &RegionDescription) -> Option<RegionId> {
-        self.ranges.read().overlapping(description)
+        self.ranges.read().in_the_way_of(description)
     }
 
     /// Gives a region another range than it has, if it has any. If another region overlaps it, nothing
     /// changes. Says whether it was done.
     pub(crate) fn replace(&self, description: &RegionDescription) -> bool {
         let mut ranges = self.ranges.write();
-        let free = ranges.overlapping(description).is_none();
+        let free = ranges.in_the_way_of(description).is_none();
         if free {
             ranges.set(description);
         }
@@ -106,6 +114,12 @@ impl Ranges {
         let mut others = before_end.filter(|(_, (_, region))| *region != description.id);
         let (_, (end, region)) = others.next()?;
         (end.is_empty() || *end > description.start_key).then_some(*region)
+    }
+
+    /// The same, or one that may overlap it, for all that is known.
+    fn in_the_way_of(&self, description: &RegionDescription) -> Option<RegionId> {
+        let is_new = !self.starts.contains_key(&description.id);
+        self.overlapping(description).or(self.unknown.filter(|_| is_new))
     }
 
     fn holds(&self, description: &RegionDescription) -> bool {
@@ -162,6 +176,18 @@ mod tests {
         assert_eq!(map.find(b"m"), None);
         map.remove_region(RegionId::new(2));
         assert_eq!(map.find(b"a"), None);
+    }
+
+    #[test]
+    fn beside_a_region_of_unknown_range_nothing_new_comes() {
+        let map = RangeMap::default();
+        assert_eq!(map.insert(&region(1, "a", "m")), Ok(()));
+        map.add_unknown(RegionId::new(9));
+        assert_eq!(map.overlapping(&region(2, "m", "p")), Some(RegionId::new(9)));
+        assert!(!map.is_free_for(&region(2, "m", "p")) && !map.replace(&region(2, "m", "p")));
+        map.split(&region(1, "a", "f"), &[region(2, "f", "m")]);
+        assert_eq!(map.find(b"g"), Some(RegionId::new(2)));
+        assert!(map.replace(&region(2, "f", "k")));
     }
 
     #[test]
