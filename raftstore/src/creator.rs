@@ -17,7 +17,7 @@ use crate::range_map::RangeMap;
 use crate::read_gate::ReadGates;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::snapshot::{
-    forget, install_staged, staged_name, Chore, ChoreQueue, InstallError, SnapshotFiles,
+    flush, forget, install_staged, staged_name, Chore, ChoreQueue, InstallError, SnapshotFiles,
 };
 use crate::state_machine::StateMachine;
 use crate::store_fsm::SetAside;
@@ -202,6 +202,9 @@ impl Creator {
 
     /// A snapshot is complete: steps raft-rs's message of it, if the range is free. One that the region does
     /// not take is removed.
+    ///
+    /// The state machine is flushed before: the log that gives way may hold a split that would have to be
+    /// replayed after a crash, and the region itself may have begun with one.
     pub(crate) fn step_snapshot(
         &self,
         region: &mut Region,
@@ -216,6 +219,12 @@ impl Creator {
             true => self.ranges.is_free_for(&applied.description),
             false => self.ranges.replace(&applied.description),
         };
+        if free && had_range {
+            if let Err(failure) = flush(&*self.state_machine) {
+                self.health.fail(failure);
+                return Err(Rejection::Stopped);
+            }
+        }
         let stepped = match free {
             true => region.step(envelope),
             false => Err(Rejection::Backlog),

@@ -25,7 +25,9 @@ mod stream;
 pub use files::{DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotFiles, StagedSnapshot};
 pub use message::{SnapshotBody, SnapshotId, SnapshotMessage};
 
-pub(crate) use install::{forget, install_staged, Chore, ChoreQueue, ChoreWorker, InstallError};
+pub(crate) use install::{
+    flush, forget, install_staged, Chore, ChoreQueue, ChoreWorker, InstallError,
+};
 pub(crate) use message::staged_name;
 pub(crate) use stream::{
     StreamLimits, StreamQueue, StreamTask, StreamWorker, Traffic, TrafficCounts, TASK_WEIGHT,
