@@ -18,7 +18,7 @@ use crate::range_map::RangeMap;
 use crate::read_gate::ReadGates;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::snapshot::{
-    forget, install_staged, staged_name, Chore, ChoreQueue, InstallError, SnapshotFiles,
+    flush, forget, install_staged, staged_name, Chore, ChoreQueue, InstallError, SnapshotFiles,
 };
 use crate::state_machine::StateMachine;
 use crate::store_fsm::SetAside;
@@ -204,6 +204,9 @@ impl Creator {
 
     /// A snapshot is complete: steps raft-rs's message of it, if the range is free. One that the region does
     /// not take is removed.
+    ///
+    /// The state machine is flushed before: the log that gives way may hold a split that would have to be
+    /// replayed after a crash, and the region itself may have begun with one.
     pub(crate) fn step_snapshot(
         &self,
         region: &mut Region,
@@ -218,6 +221,12 @@ impl Creator {
             true => self.ranges.is_free_for(&applied.description),
             false => self.ranges.replace(&applied.description),
         };
+        if free && had_range {
+            if let Err(failure) = flush(&*self.state_machine) {
+                self.health.fail(failure);
+                return Err(Rejection::Stopped);
+            }
+        }
         let stepped = match free {
             true => region.step(envelope),
             false => Err(Rejection::Backlog),
@@ -330,6 +339,7 @@ impl Creator {
 
     /// Brings all regions back that the log store holds, on so many threads; with none, on this one.
     pub(crate) fn restore_all(&self, router: &RegionRouter, mut stored: Stored, threads: usize) {
+        let damaged: Vec<RegionId> = stored.damaged.iter().map(|region| region.region_id).collect();
         for damaged in stored.damaged {
             tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
             self.set_aside(damaged.region_id, damaged.reason);
@@ -352,16 +362,34 @@ impl Creator {
         }
         // None begins before all are there: one that replays its split must find its parts.
         let registered = in_threads(stored.regions, threads, |region| {
-            let id = region.record.description.id;
-            self.register(router, region).then_some(id)
+            let recorded = region.record.description.clone();
+            Some((self.register(router, region), recorded))
         });
         self.set_aside_with_parents(router, &unborn);
-        in_threads(registered, threads, |region| {
-            if router.mailbox(region.get()).is_some() {
-                self.begin(router, region);
+        let (here, gone): (Vec<_>, Vec<_>) = registered.into_iter().partition(|(here, _)| *here);
+        // Only now: those that are sound have the first say.
+        for (_, recorded) in gone {
+            if self.set_aside.lock().contains_key(&recorded.id) {
+                self.keep_range(recorded.id, Some(recorded));
+            }
+        }
+        damaged.into_iter().for_each(|region| self.keep_range(region, None));
+        in_threads(here, threads, |(_, RegionDescription { id, .. })| {
+            if router.mailbox(id.get()).is_some() {
+                self.begin(router, id);
             }
             None::<()>
         });
+    }
+
+    /// What is set aside keeps its range: its contents are there, and somebody may repair its records.
+    fn keep_range(&self, region: RegionId, recorded: Option<RegionDescription>) {
+        let applied = self.state_machine.applied_state(region).ok().flatten();
+        let known = applied.map(|applied| (*applied.description).clone()).or(recorded);
+        // Where a sound region has a part of it, what is known of it is old.
+        if known.is_none_or(|known| known.is_initialised() && self.ranges.insert(&known).is_err()) {
+            self.ranges.add_unknown(region);
+        }
     }
 
     /// What was received and is not needed to finish an installation.

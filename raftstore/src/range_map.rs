@@ -4,7 +4,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use region::{RegionDescription, RegionId};
 use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 /// The ranges of the live regions of a store, behind one lock.
@@ -21,6 +21,8 @@ struct Ranges {
     /// By start key; the end key (empty: unbounded) and the region.
     by_start: BTreeMap<Bytes, (Bytes, RegionId)>,
     starts: FxHashMap<RegionId, Bytes>,
+    /// Regions that are here, and of which nobody can tell the range.
+    unknown: BTreeSet<RegionId>,
 }
 
 impl RangeMap {
@@ -40,6 +42,12 @@ impl RangeMap {
         }
     }
 
+    /// A region is here, and its range cannot be read: from now on no other is brought here, since it might
+    /// overlap. Those that have their range keep it, and may be split.
+    pub(crate) fn add_unknown(&self, region: RegionId) {
+        self.ranges.write().unknown.insert(region);
+    }
+
     /// Takes back an [`insert`](Self::insert).
     pub(crate) fn remove(&self, description: &RegionDescription) {
         let mut ranges = self.ranges.write();
@@ -50,7 +58,9 @@ impl RangeMap {
 
     /// A region is gone.
     pub(crate) fn remove_region(&self, region: RegionId) {
-        self.ranges.write().remove(region);
+        let mut ranges = self.ranges.write();
+        ranges.remove(region);
+        ranges.unknown.remove(&region);
     }
 
     /// Whether a region could have this range: no other one overlaps it.
@@ -58,16 +68,16 @@ impl RangeMap {
         self.overlapping(description).is_none()
     }
 
-    /// Another region that overlaps this range.
+    /// Another region that overlaps this range, or may do so.
     pub(crate) fn overlapping(&self, description: &RegionDescription) -> Option<RegionId> {
-        self.ranges.read().overlapping(description)
+        self.ranges.read().in_the_way_of(description)
     }
 
     /// Gives a region another range than it has, if it has any. If another region overlaps it, nothing
     /// changes. Says whether it was done.
     pub(crate) fn replace(&self, description: &RegionDescription) -> bool {
         let mut ranges = self.ranges.write();
-        let free = ranges.overlapping(description).is_none();
+        let free = ranges.in_the_way_of(description).is_none();
         if free {
             ranges.set(description);
         }
@@ -106,6 +116,12 @@ impl Ranges {
         let mut others = before_end.filter(|(_, (_, region))| *region != description.id);
         let (_, (end, region)) = others.next()?;
         (end.is_empty() || *end > description.start_key).then_some(*region)
+    }
+
+    /// The same, or one that may overlap it, for all that is known.
+    fn in_the_way_of(&self, description: &RegionDescription) -> Option<RegionId> {
+        let is_new = !self.starts.contains_key(&description.id);
+        self.overlapping(description).or(self.unknown.first().copied().filter(|_| is_new))
     }
 
     fn holds(&self, description: &RegionDescription) -> bool {
@@ -162,6 +178,20 @@ mod tests {
         assert_eq!(map.find(b"m"), None);
         map.remove_region(RegionId::new(2));
         assert_eq!(map.find(b"a"), None);
+    }
+
+    #[test]
+    fn beside_a_region_of_unknown_range_nothing_new_comes() {
+        let map = RangeMap::default();
+        assert_eq!(map.insert(&region(1, "a", "m")), Ok(()));
+        map.add_unknown(RegionId::new(9));
+        assert_eq!(map.overlapping(&region(2, "m", "p")), Some(RegionId::new(9)));
+        assert!(!map.is_free_for(&region(2, "m", "p")) && !map.replace(&region(2, "m", "p")));
+        map.split(&region(1, "a", "f"), &[region(2, "f", "m")]);
+        assert_eq!(map.find(b"g"), Some(RegionId::new(2)));
+        assert!(map.replace(&region(2, "f", "k")));
+        map.remove_region(RegionId::new(9));
+        assert!(map.is_free_for(&region(3, "m", "p")), "what is discarded is in nobody's way");
     }
 
     #[test]

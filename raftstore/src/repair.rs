@@ -14,10 +14,9 @@ use crate::error::StoreFailure;
 use crate::handle::StoreHandle;
 use crate::log_store::{LogBatch, RegionWrite};
 use crate::peers::Refused;
-use crate::snapshot::{forget, remove_staged, tombstone};
+use crate::snapshot::{flush, forget, remove_staged, tombstone};
 use crate::write_path::persist::write_log;
 use region::{Index, PeerId, RegionDescription, RegionId, RegionRecord, Removal};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -135,7 +134,7 @@ impl Creator {
 
     /// The record alone: entries that are still in a queue would leave a hole in a log that is empty.
     fn bury_only(&self, last: &Removal, peer: PeerId) -> Result<(), StoreFailure> {
-        self.flush_contents()?;
+        flush(&*self.state_machine)?;
         self.write(RegionWrite {
             region_id: last.description.id,
             record: Some(RegionRecord::tombstone(last, peer)),
@@ -143,19 +142,12 @@ impl Creator {
         })
     }
 
-    /// In the order in which a peer that has left is destroyed.
+    /// In the order in which a peer that has left is destroyed: regions that were split off this one must not
+    /// need its log again.
     fn bury_and_forget(&self, last: &Removal, peer: PeerId) -> Result<(), StoreFailure> {
-        self.flush_contents()?;
+        flush(&*self.state_machine)?;
         self.write(tombstone(last, peer))?;
         forget(&*self.state_machine, last.description.id)
-    }
-
-    /// Regions that were split off this one must not need its log again.
-    fn flush_contents(&self) -> Result<(), StoreFailure> {
-        match catch_unwind(AssertUnwindSafe(|| self.state_machine.flush())) {
-            Ok(flushed) => Ok(flushed?),
-            Err(_) => Err(StoreFailure::Panicked("the state machine")),
-        }
     }
 
     fn write(&self, write: RegionWrite) -> Result<(), StoreFailure> {

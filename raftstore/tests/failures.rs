@@ -508,6 +508,9 @@ fn a_damaged_region_is_set_aside_at_start_and_the_others_serve() {
     handle.campaign(RegionId::new(2));
     eventually("the other leads", || handle.leaders() == 1);
     handle.propose(RegionId::new(2), put("served")).expect("it serves");
+    // Its range is nobody else's meanwhile.
+    let key = alone(1).start_key;
+    assert_eq!(handle.region_of_key(&key), Some(RegionId::new(1)));
     let again = handle.bootstrap(&[alone(1)]).expect_err("it is there, damaged").to_string();
     assert!(again.contains("set aside"), "{again}");
 }

@@ -374,6 +374,9 @@ impl Region {
         };
         let Blocked { batch, bytes, .. } = *released;
         self.applying.emit(batch.applied.index, bytes);
+        if matches!(batch.change, Some(RegionChange::Split { .. })) {
+            self.pending.split_at = batch.applied.index;
+        }
         effects.apply = Some(batch);
         true
     }

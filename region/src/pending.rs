@@ -55,6 +55,8 @@ pub(crate) struct Pending {
     replay_to: Index,
     /// The log began anew after this entry, and the state machine is not there yet.
     pub(crate) installing: Option<Index>,
+    /// The last split that was handed out. Until it is applied, the log must be there to replay it.
+    pub(crate) split_at: Index,
     /// What raft-rs has been given to begin with is no snapshot that came in.
     pub(crate) begins_from_split: bool,
     /// The state machine has nothing of the region before its parent's split is applied again.

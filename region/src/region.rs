@@ -503,6 +503,7 @@ impl Region {
             leader: self.raw.raft.leader_id,
             no_snapshot: self.pending.holds_entries()
                 || self.raw.raft.snap().is_some()
+                || self.applying.applied() < self.pending.split_at
                 || !self.pending.is_replayed(self.applying.emitted()),
             may_vote: self.pending.may_vote(),
             follows: self.follows(),

@@ -53,6 +53,7 @@ pub(crate) fn begin(world: &mut World, action: &Action) {
         Action::ChangePeers { region, choice } => moves::change_peers(world, *region, *choice),
         Action::Split { region, choice } => moves::split(world, *region, *choice),
         Action::Transfer { region, choice } => moves::transfer(world, *region, *choice),
+        Action::Ambush { sight, strike } => world.ambushes.lay(*sight, *strike),
         Action::ExpectService { within_us } => world.expect_service(*within_us),
     }
 }

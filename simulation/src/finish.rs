@@ -87,6 +87,7 @@ impl World {
 
     fn heal(&mut self) {
         self.load = false;
+        self.ambushes.heal();
         self.network.heal();
         self.around.outgoing.lock().full.clear();
         let now_us = self.agenda.now_us();
@@ -95,6 +96,7 @@ impl World {
             process.set_clock(now_us);
             process.speed_pm = 1000;
             process.paused = false;
+            process.stalled.clear();
             process.disk_hangs_until_us = 0;
             process.disk_slow_us = 0;
             if let Some(running) = &process.running {

@@ -19,6 +19,7 @@
 //! | [`disk`], `machine` | logs and state machines that lose what was not made durable |
 //! | `clients`, `operation` | what is asked for, and what became of it |
 //! | [`check`] | what must hold |
+//! | `ambush` | strikes that wait until a store is in the midst of something |
 //! | `finish` | the end: all faults stop, and everything must be served |
 //! | `campaign`, `minimize` | many seeds; from a failing plan to a small one |
 //!
@@ -34,6 +35,7 @@
 
 mod actions;
 mod agenda;
+mod ambush;
 mod campaign;
 pub mod check;
 mod clients;
@@ -46,6 +48,7 @@ mod lives;
 mod machine;
 mod minimize;
 mod moves;
+mod moving;
 mod network;
 mod operation;
 mod plan;
@@ -57,6 +60,7 @@ mod trace;
 mod transport;
 mod world;
 
+pub use ambush::{Sight, Slow, Strike};
 pub use campaign::{conduct, Campaign, Failure, Report, LEAST_DONE};
 pub use faults::{FaultKind, Fired};
 pub use minimize::minimize;

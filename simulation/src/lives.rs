@@ -1,6 +1,7 @@
 //! How stores begin and end.
 
 use crate::agenda::Occasion;
+use crate::ambush::Sight;
 use crate::faults::FaultKind;
 use crate::process::Running;
 use crate::trace::Event;
@@ -44,6 +45,7 @@ impl World {
             self.around.ledger.lock().violate("stores start", text);
         }
         self.record(store, 0, &event);
+        self.ambush_store(store, Sight::Starts);
         self.settle(store);
     }
 

@@ -42,11 +42,14 @@ struct RegionState {
 #[derive(Debug, Default)]
 pub(crate) struct MachineState {
     regions: BTreeMap<RegionId, RegionState>,
+    /// What was split off regions that are destroyed, since the last flush.
+    orphans: Vec<RegionId>,
 }
 
 impl MachineState {
     /// Makes everything durable. Returns how many regions had something to flush.
     pub(crate) fn flush(&mut self) -> usize {
+        self.orphans.clear();
         let mut flushed = 0;
         for region in self.regions.values_mut().filter(|region| !region.undo.is_empty()) {
             region.undo.clear();
@@ -58,6 +61,11 @@ impl MachineState {
 
     /// The process has ended at once: each region keeps a part of its steps since the last flush.
     pub(crate) fn crash(&mut self, random: &mut Random, fired: &mut Fired) {
+        for orphan in std::mem::take(&mut self.orphans) {
+            if random.chance(500) {
+                self.forget(orphan);
+            }
+        }
         // Parents come before what is split off them.
         let ids: Vec<RegionId> = self.regions.keys().copied().collect();
         for id in ids {
@@ -363,7 +371,9 @@ impl StateMachine for SimMachine {
 
     fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
         self.call()?;
-        if self.state.lock().regions.remove(&region).is_some() {
+        let mut state = self.state.lock();
+        if let Some(gone) = state.regions.remove(&region) {
+            state.orphans.extend(gone.undo.into_iter().flat_map(|undo| undo.children));
             self.note(FaultKind::PeerDestroyed);
         }
         Ok(())

@@ -99,6 +99,11 @@ pub(crate) fn transfer(world: &mut World, region: u64, choice: u64) {
     let mut random = Random::new(choice);
     let peers = &world.clients.directory.get(region).description.peers;
     let target = random.chance(700).then(|| random.pick(peers).id);
+    hand_over(world, region, target);
+}
+
+/// A region's leader hands over to a peer, or to whom it likes.
+pub(crate) fn hand_over(world: &mut World, region: u64, target: Option<PeerId>) {
     ask(world, region, AdminRequest::transfer_leader(target), Asked::Transfer);
 }
 

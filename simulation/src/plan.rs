@@ -3,6 +3,7 @@
 //! A plan is plain data. It follows from a scenario and a seed, can be written to a file and read back,
 //! and can be shrunk: leave actions out, run it again.
 
+use crate::ambush::{Sight, Strike};
 use serde::{Deserialize, Serialize};
 
 /// Everything about a run.
@@ -195,6 +196,8 @@ pub enum Action {
     Split { region: u64, choice: u64 },
     /// A region's leader hands over.
     Transfer { region: u64, choice: u64 },
+    /// The first store that is seen in the midst of something is struck.
+    Ambush { sight: Sight, strike: Strike },
     /// Every region must answer a write within this time, whatever else is going on.
     ExpectService { within_us: u64 },
 }
@@ -258,6 +261,7 @@ impl Action {
             | Action::ChangePeers { .. }
             | Action::Split { .. }
             | Action::Transfer { .. }
+            | Action::Ambush { .. }
             | Action::ExpectService { .. } => Vec::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! A simulated machine: a disk and a state machine that stay, and a store's process that comes and goes.
 
+use crate::ambush::{stalls_until_us, Stalled};
 use crate::check::Ledger;
 use crate::disk::{Device, Engine, Flip, SimFiles, SimLog};
 use crate::life::Life;
@@ -64,6 +65,8 @@ pub(crate) struct Process {
     pub disk_hangs_until_us: u64,
     /// Each write takes so much longer.
     pub disk_slow_us: u64,
+    /// Threads that stand still.
+    pub stalled: Vec<Stalled>,
     /// A write that is late returns then.
     pub write_due_us: Option<u64>,
     /// Whether a wake is on the agenda, and when.
@@ -148,6 +151,7 @@ impl Process {
             paused: false,
             disk_hangs_until_us: 0,
             disk_slow_us: 0,
+            stalled: Vec::new(),
             write_due_us: None,
             wake_at_us: None,
             broken: false,
@@ -219,6 +223,7 @@ impl Process {
         let weights = (0..8).map(|_| random.within(1..10)).collect();
         self.timers_behind_us = 0;
         self.write_due_us = None;
+        self.stalled.clear();
         let created = store.handle().bootstrap(&self.missing(around));
         if let Err(error) = created {
             if life.is_alive() && store.handle().failure().is_none() {
@@ -285,7 +290,15 @@ impl Process {
         if until_us > now_us {
             threads.retain(|thread| !disk_threads.contains(*thread));
         }
-        let waits_us = if threads.len() < before { until_us } else { u64::MAX };
+        let mut waits_us = if threads.len() < before { until_us } else { u64::MAX };
+        threads.retain(|thread| {
+            let until_us = stalls_until_us(&self.stalled, *thread);
+            let stands_still = until_us > now_us;
+            if stands_still {
+                waits_us = waits_us.min(until_us);
+            }
+            !stands_still
+        });
         (threads, waits_us)
     }
 }

@@ -1,11 +1,12 @@
 //! Plans by name: what a scenario sets, and what it leaves to the seed.
 
 use crate::faults::FaultKind;
+use crate::moving::{ambushes, moves, steps};
 use crate::plan::{Action, ClusterPlan, LoadPlan, LogKind, NetworkPlan, Plan, Timed};
 use crate::random::Random;
 
-const MS: u64 = 1000;
-const SECOND: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1000;
+pub(crate) const SECOND: u64 = 1_000_000;
 
 /// How long faults and load go on.
 const DURATION_US: u64 = 54 * SECOND;
@@ -89,7 +90,7 @@ const DISKS: &[FaultKind] = &[
 ];
 
 /// Regions that are split, get other peers and other leaders; and what comes of it.
-const MOVES: &[FaultKind] = &[
+pub(crate) const MOVES: &[FaultKind] = &[
     FaultKind::PeersChanged,
     FaultKind::RegionSplit,
     FaultKind::LeaderMoved,
@@ -202,6 +203,13 @@ pub const SCENARIOS: &[Scenario] = &[
         promises: &[FaultKind::CrashInsideStep, FaultKind::RegionSplit, FaultKind::PeersChanged],
         build: steps,
     },
+    Scenario {
+        name: "ambushes",
+        about: "stores are struck as soon as they are seen amid a move; the end comes early",
+        share: 16,
+        promises: &[FaultKind::CrashInsideStep, FaultKind::SnapshotInstalled],
+        build: ambushes,
+    },
     matrix("matrix", "five stores without faults", 2, |_, random| switches(random, "")),
     matrix("matrix-u", "10 % of messages lost", 2, |_, random| switches(random, "u")),
     matrix("matrix-p", "a new cut every 0.5 to 0.7 s", 2, |_, random| switches(random, "p")),
@@ -237,7 +245,7 @@ const fn matrix(
     Scenario { name, about, share, promises: &[], build }
 }
 
-fn cluster(random: &mut Random, stores: u64) -> ClusterPlan {
+pub(crate) fn cluster(random: &mut Random, stores: u64) -> ClusterPlan {
     ClusterPlan {
         stores,
         regions: random.within(1..12),
@@ -258,7 +266,7 @@ fn cluster(random: &mut Random, stores: u64) -> ClusterPlan {
     }
 }
 
-fn load(random: &mut Random) -> LoadPlan {
+pub(crate) fn load(random: &mut Random) -> LoadPlan {
     let quick = random.within(10..200) * MS;
     LoadPlan {
         clients: random.within(1..6),
@@ -273,7 +281,7 @@ fn load(random: &mut Random) -> LoadPlan {
     }
 }
 
-fn calm(cluster: ClusterPlan, load: LoadPlan) -> Plan {
+pub(crate) fn calm(cluster: ClusterPlan, load: LoadPlan) -> Plan {
     Plan {
         scenario: String::new(),
         seed: 0,
@@ -300,51 +308,6 @@ fn themed(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
     let (cluster, load) = (cluster(random, stores), load(random));
     let mut plan = calm(cluster, load);
     trouble(&mut plan, random, &themes.concat());
-    plan
-}
-
-/// Regions that move a lot, some of them twice at the same time.
-fn moves(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
-    let stores = *random.pick(&[3, 4, 5, 5]);
-    let (mut cluster, mut load) = (cluster(random, stores), load(random));
-    cluster.regions = random.within(1..4);
-    cluster.compact_after_entries = *random.pick(&[10, 100]);
-    load.keys = random.within(2..8);
-    let mut plan = calm(cluster, load);
-    trouble(&mut plan, random, &themes.concat());
-    let mut at_us = SECOND;
-    while at_us < plan.duration_us {
-        let kind = *random.pick(&MOVES[..3]);
-        if let Some(action) = action(kind, &plan.cluster, random) {
-            act(&mut plan, at_us, action);
-        }
-        at_us += random.within(10..3_000) * MS;
-    }
-    plan
-}
-
-/// Moves with time to recover between them, and a store that ends at one of the next calls that it makes to
-/// log store, state machine or transport.
-fn steps(_: &Scenario, random: &mut Random) -> Plan {
-    let stores = *random.pick(&[3, 4, 5]);
-    let (mut cluster, mut load) = (cluster(random, stores), load(random));
-    cluster.regions = random.within(1..3);
-    cluster.compact_after_entries = *random.pick(&[10, 100]);
-    load.keys = random.within(2..8);
-    let gap_us = 2 * cluster.election_us();
-    let mut plan = calm(cluster, load);
-    plan.cluster.regions_move = true;
-    flush_now_and_then(&mut plan, random);
-    let mut at_us = 2 * SECOND;
-    while at_us + SECOND < plan.duration_us {
-        let kind = *random.pick(&MOVES[..3]);
-        act(&mut plan, at_us, any_move(kind, random));
-        let store = 1 + random.below(stores);
-        let (calls, down_us) = (random.within(1..25), random.within(20..1_000) * MS);
-        let after_us = random.below(3 * MS);
-        act(&mut plan, at_us + after_us, Action::CrashInside { store, calls, down_us });
-        at_us += random.within(gap_us / 4..gap_us);
-    }
     plan
 }
 
@@ -464,7 +427,7 @@ fn switches(random: &mut Random, on: &str) -> Plan {
 }
 
 /// A move of any region.
-fn any_move(kind: FaultKind, random: &mut Random) -> Action {
+pub(crate) fn any_move(kind: FaultKind, random: &mut Random) -> Action {
     let (region, choice) = (random.below(1 << 20), random.number());
     match kind {
         FaultKind::PeersChanged => Action::ChangePeers { region, choice },
@@ -473,11 +436,11 @@ fn any_move(kind: FaultKind, random: &mut Random) -> Action {
     }
 }
 
-fn act(plan: &mut Plan, at_us: u64, action: Action) {
+pub(crate) fn act(plan: &mut Plan, at_us: u64, action: Action) {
     plan.actions.push(Timed { at_us, action });
 }
 
-fn flush_now_and_then(plan: &mut Plan, random: &mut Random) {
+pub(crate) fn flush_now_and_then(plan: &mut Plan, random: &mut Random) {
     for store in 1..=plan.cluster.stores {
         let mut at_us = random.below(3 * SECOND);
         while at_us < plan.duration_us {
@@ -491,7 +454,7 @@ fn flush_now_and_then(plan: &mut Plan, random: &mut Random) {
 }
 
 /// Fills a plan with faults of these kinds.
-fn trouble(plan: &mut Plan, random: &mut Random, kinds: &[FaultKind]) {
+pub(crate) fn trouble(plan: &mut Plan, random: &mut Random, kinds: &[FaultKind]) {
     let has = |kind| kinds.contains(&kind);
     plan.network = NetworkPlan {
         delay_us: *random.pick(&[(50, 200), (100, 2_000), (1_000, 30_000)]),
@@ -538,7 +501,11 @@ fn trouble(plan: &mut Plan, random: &mut Random, kinds: &[FaultKind]) {
 
 /// An action that brings a fault of this kind about; `None`: the kind goes on all the time, or comes
 /// along with others.
-fn action(kind: FaultKind, cluster: &ClusterPlan, random: &mut Random) -> Option<Action> {
+pub(crate) fn action(
+    kind: FaultKind,
+    cluster: &ClusterPlan,
+    random: &mut Random,
+) -> Option<Action> {
     let store = 1 + random.below(cluster.stores);
     let other = 1 + (store + random.below(cluster.stores.max(2) - 1)) % cluster.stores;
     let down_us = random.within(20..3_000) * MS;

@@ -5,6 +5,7 @@
 //! threads, which region out of turn; how long a message takes; what a crash leaves.
 
 use crate::agenda::{Agenda, Occasion};
+use crate::ambush::{Ambushes, Sight};
 use crate::check::{Bounds, Kind, Violation, Watch};
 use crate::clients::{Clients, NOBODY, PROBE_KEY};
 use crate::disk::Device;
@@ -37,6 +38,7 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) fired: Fired,
     pub(crate) probes: Vec<Probe>,
+    pub(crate) ambushes: Ambushes,
     pub(crate) checked: Checked,
     /// Answers to what was asked of regions as a whole.
     pub(crate) moved: Arc<Mutex<Vec<(Asked, bool)>>>,
@@ -104,6 +106,7 @@ impl World {
             trace: Trace::new(print),
             fired: Fired::default(),
             probes: Vec::new(),
+            ambushes: Ambushes::default(),
             checked: Checked::default(),
             moved: Arc::default(),
             load: true,
@@ -156,6 +159,7 @@ impl World {
                 if !process.paused {
                     process.turn_timers();
                 }
+                self.wish(store);
                 self.arrange(store);
             }
             Occasion::Arrive(arrival) => {
@@ -251,6 +255,11 @@ impl World {
                 }
                 process.write_due_us = None;
             }
+            if thread == StoreThread::Chores {
+                self.ambush_store(store, Sight::Chore);
+            }
+            let process = &mut self.processes[store as usize - 1];
+            let Some(running) = process.running.as_mut() else { return };
             let statuses = run(running, thread, &mut self.random);
             let (name, number) = describe(thread);
             self.record(store, 0, &Event::Ran { thread: name, number });
@@ -270,6 +279,7 @@ impl World {
             };
             self.record(store, status.description.id.get(), &stands);
             self.clients.directory.look(store, status);
+            self.ambush_region(store, status);
         }
         self.watch.check(store, lives, statuses, &mut self.around.ledger.lock());
     }

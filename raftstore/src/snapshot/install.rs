@@ -129,10 +129,7 @@ impl ChoreWorker {
     }
 
     fn flush_and_bury(&self, last: &Removal, peer: PeerId) -> Result<(), StoreFailure> {
-        match catch_unwind(AssertUnwindSafe(|| self.state_machine.flush())) {
-            Ok(flushed) => flushed?,
-            Err(_) => return Err(StoreFailure::Panicked("the state machine")),
-        }
+        flush(&*self.state_machine)?;
         let mut batch = LogBatch::default();
         batch.writes.push(tombstone(last, peer));
         write_log(&*self.log_store, &mut batch, true).map(|_| ())
@@ -149,6 +146,14 @@ pub(crate) fn tombstone(last: &Removal, peer: PeerId) -> RegionWrite {
         hard_state: Some(HardState::default()),
         record: Some(record),
         ..RegionWrite::default()
+    }
+}
+
+/// The state machine makes everything durable.
+pub(crate) fn flush(state_machine: &dyn StateMachine) -> Result<(), StoreFailure> {
+    match catch_unwind(AssertUnwindSafe(|| state_machine.flush())) {
+        Ok(flushed) => Ok(flushed?),
+        Err(_) => Err(StoreFailure::Panicked("the state machine")),
     }
 }
 

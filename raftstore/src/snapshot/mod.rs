@@ -26,7 +26,8 @@ pub use files::{DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotFiles, Stag
 pub use message::{SnapshotBody, SnapshotId, SnapshotMessage};
 
 pub(crate) use install::{
-    forget, install_staged, remove_staged, tombstone, Chore, ChoreQueue, ChoreWorker, InstallError,
+    flush, forget, install_staged, remove_staged, tombstone, Chore, ChoreQueue, ChoreWorker,
+    InstallError,
 };
 pub(crate) use message::staged_name;
 pub(crate) use stream::{

@@ -159,7 +159,8 @@ pub trait StateMachine: Send + Sync + 'static {
     }
 
     /// Makes everything durable that was applied to any region, as far as the state machine outlives its
-    /// process at all. Called before a region is destroyed: what split off it must not need it any more.
+    /// process at all. Called before a region's log gives way to a snapshot, and before it is destroyed: what
+    /// split off it must not need it any more.
     /// When to flush otherwise is the state machine's own affair.
     ///
     /// # Errors

@@ -231,6 +231,14 @@ fn check(store: u64, write: &RegionWrite, log: &RegionLog, ledger: &mut Ledger) 
             previous_term = entry.term;
         }
     }
+    if let (Some(before), Some(now)) = (&log.record, &write.record) {
+        if before.tombstone && !now.tombstone && now.peer_id <= before.peer_id {
+            let (gone, peer) = (before.peer_id, now.peer_id);
+            let text =
+                format!("region {region}: store {store} has peer {peer}, and destroyed {gone}");
+            ledger.violate("a destroyed peer never returns", text);
+        }
+    }
     // The tombstone ends what the peer has promised; one that comes later begins anew.
     let other_peer =
         |record: &RegionRecord| record.tombstone || !record.description.is_initialised();

@@ -1,0 +1,111 @@
+//! Plans in which regions move: are split, get other peers and other leaders.
+
+use crate::ambush::{Sight, Slow, Strike};
+use crate::faults::FaultKind;
+use crate::plan::{Action, Plan};
+use crate::random::Random;
+use crate::scenarios::{
+    act, action, any_move, calm, cluster, flush_now_and_then, load, trouble, Scenario, MOVES, MS,
+    SECOND,
+};
+
+/// Regions that move a lot, some of them twice at the same time.
+pub(crate) fn moves(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
+    let stores = *random.pick(&[3, 4, 5, 5]);
+    let (mut cluster, mut load) = (cluster(random, stores), load(random));
+    cluster.regions = random.within(1..4);
+    cluster.compact_after_entries = *random.pick(&[10, 100]);
+    load.keys = random.within(2..8);
+    let mut plan = calm(cluster, load);
+    trouble(&mut plan, random, &themes.concat());
+    let mut at_us = SECOND;
+    while at_us < plan.duration_us {
+        let kind = *random.pick(&MOVES[..3]);
+        if let Some(action) = action(kind, &plan.cluster, random) {
+            act(&mut plan, at_us, action);
+        }
+        at_us += random.within(10..3_000) * MS;
+    }
+    plan
+}
+
+/// Moves with time to recover between them, and a store that ends at one of the next calls that it makes to
+/// log store, state machine or transport.
+pub(crate) fn steps(_: &Scenario, random: &mut Random) -> Plan {
+    let stores = *random.pick(&[3, 4, 5]);
+    let (mut cluster, mut load) = (cluster(random, stores), load(random));
+    cluster.regions = random.within(1..3);
+    cluster.compact_after_entries = *random.pick(&[10, 100]);
+    load.keys = random.within(2..8);
+    let gap_us = 2 * cluster.election_us();
+    let mut plan = calm(cluster, load);
+    plan.cluster.regions_move = true;
+    flush_now_and_then(&mut plan, random);
+    let mut at_us = 2 * SECOND;
+    while at_us + SECOND < plan.duration_us {
+        let kind = *random.pick(&MOVES[..3]);
+        act(&mut plan, at_us, any_move(kind, random));
+        let store = 1 + random.below(stores);
+        let (calls, down_us) = (random.within(1..25), random.within(20..1_000) * MS);
+        let after_us = random.below(3 * MS);
+        act(&mut plan, at_us + after_us, Action::CrashInside { store, calls, down_us });
+        at_us += random.within(gap_us / 4..gap_us);
+    }
+    plan
+}
+
+/// Moves, peers that fall behind, and ambushes. A run is short: whatever hangs then has no time to be helped
+/// by something that comes later.
+pub(crate) fn ambushes(_: &Scenario, random: &mut Random) -> Plan {
+    let stores = *random.pick(&[3, 4, 5]);
+    let (mut cluster, mut load) = (cluster(random, stores), load(random));
+    cluster.regions = random.within(1..3);
+    cluster.compact_after_entries = 10;
+    load.keys = random.within(2..8);
+    let gap_us = cluster.election_us();
+    let mut plan = calm(cluster, load);
+    plan.duration_us = random.within(8 * SECOND..24 * SECOND);
+    plan.cluster.regions_move = true;
+    plan.network.drop_pm = *random.pick(&[0, 0, 50]);
+    flush_now_and_then(&mut plan, random);
+    let mut at_us = SECOND;
+    while at_us + SECOND < plan.duration_us {
+        act(&mut plan, at_us, ambush(random));
+        let kind = *random.pick(&[MOVES[0], MOVES[0], MOVES[1], MOVES[2]]);
+        act(&mut plan, at_us, any_move(kind, random));
+        if random.chance(250) {
+            let behind =
+                [FaultKind::Crash, FaultKind::PartitionPartial, FaultKind::PartitionSymmetric];
+            let action = action(*random.pick(&behind), &plan.cluster, random);
+            if let Some(action) = action {
+                act(&mut plan, at_us + random.below(3 * MS), action);
+            }
+        }
+        at_us += random.within(gap_us / 16..gap_us / 2);
+    }
+    plan
+}
+
+fn ambush(random: &mut Random) -> Action {
+    let sights = [
+        Sight::Chore,
+        Sight::Chore,
+        Sight::Installs,
+        Sight::Installs,
+        Sight::Splits,
+        Sight::Changes,
+        Sight::Newcomer,
+        Sight::Starts,
+    ];
+    let sight = *random.pick(&sights);
+    let for_us = random.within(20..3_000) * MS;
+    let strike = match random.below(20) {
+        0..11 => Strike::Crash { calls: random.within(1..9) },
+        11..17 => {
+            let thread = *random.pick(&[Slow::Apply, Slow::Snapshots, Slow::Chores]);
+            Strike::Stall { thread, for_us }
+        }
+        _ => Strike::Promote { for_us },
+    };
+    Action::Ambush { sight, strike }
+}
