@@ -33,8 +33,9 @@ fn killed_stores_keep_every_acknowledged_write_in_a_map_on_disk() {
         let cut: Vec<u64> =
             stored.regions.iter().map(|region| region.truncated.index.get()).collect();
         println!("store {id}: the logs begin behind {cut:?}");
-        // How far depends on how many writes this machine has managed; a log begins at index 5.
-        assert!(cut.iter().all(|index| *index > 5), "store {id} keeps its logs: {cut:?}");
+        // How far depends on how many writes a busy machine has done.
+        let begin = raftstore::INITIAL_INDEX.get();
+        assert!(cut.iter().all(|index| *index > begin), "store {id} keeps its logs: {cut:?}");
     }
 }
 

@@ -49,14 +49,14 @@ fn kill_again_and_again(task: &str) {
 fn child_whose_regions_move() {
     let Some((dir, task)) = task() else { return };
     let stores = dir.join("stores");
-    let mut config = config();
     match task.as_str() {
         #[cfg(feature = "fjall")]
         "on disk" => {
+            let mut config = config();
             config.raft.compact_after_entries = 50;
             live(Cluster::with_maps_on_disk(STORES, &config, &stores), &dir, true);
         }
-        _ => live(Cluster::with_logs_on_disk(STORES, &config, &stores), &dir, false),
+        _ => live(Cluster::with_logs_on_disk(STORES, &config(), &stores), &dir, false),
     }
 }
 
