@@ -310,7 +310,8 @@ impl Region {
             }
             return Ok(true);
         };
-        // To a later peer of this store: then this one is of the past, too.
+        // To a later peer of this store: then this one is of the past, too. (Where ids of peers are never used
+        // again, nobody tells a peer of a time before it was added; older news is refused all the same.)
         let meant = envelope.to.id >= self.peer.id && (!says_more || envelope.to.id > self.peer.id);
         if !(ours && meant && told.epoch.conf_ver > own) {
             return Ok(!says_more);

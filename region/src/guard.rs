@@ -247,7 +247,8 @@ fn check_addresses(view: &View<'_>, envelope: &Envelope) -> Result<(), Rejection
     }
     let known = match view.description.peer(from.id) {
         Some(peer) => peer.store == from.store,
-        // It may have been added since: who knows less must listen to who knows more.
+        // It may have been added since: who knows less must listen to who knows more. (Who has left is refused
+        // here to have it over; its log is too old to be voted for, and pre-votes keep its terms away.)
         None => {
             let (theirs, own) = (envelope.epoch.conf_ver, view.description.epoch.conf_ver);
             let newer = theirs > own || theirs == own && !view.description.is_initialised();

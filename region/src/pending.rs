@@ -91,7 +91,8 @@ impl Pending {
         self.blocked.is_some() || self.awaits_split || self.installing.is_some() || applying_is_full
     }
 
-    /// A snapshot takes the place of everything, so what was handed out before must be applied.
+    /// A snapshot takes the place of everything, so what was handed out before must be applied. (The store
+    /// applies what it is handed out in order, too; that is its own affair.)
     fn is_released(&self, writes: &Writes, applying: &Applying) -> bool {
         let Some(blocked) = &self.blocked else { return false };
         let installs = matches!(blocked.batch.change, Some(RegionChange::Install));

@@ -53,6 +53,9 @@ pub(crate) fn begin(world: &mut World, action: &Action) {
         Action::ChangePeers { region, choice } => moves::change_peers(world, *region, *choice),
         Action::Split { region, choice } => moves::split(world, *region, *choice),
         Action::Transfer { region, choice } => moves::transfer(world, *region, *choice),
+        Action::Add { region, choice } => moves::add(world, *region, *choice),
+        Action::Uproot => moves::uproot(world),
+        Action::Stall { store, thread, for_us } => world.stall(*store, *thread, *for_us),
         Action::Ambush { sight, strike } => world.ambushes.lay(*sight, *strike),
         Action::ExpectService { within_us } => world.expect_service(*within_us),
     }

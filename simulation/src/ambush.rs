@@ -47,6 +47,8 @@ pub enum Strike {
 pub enum Slow {
     /// All that apply commands.
     Apply,
+    /// All that write the log.
+    Log,
     /// The one that sends and receives snapshots.
     Snapshots,
     /// The one that installs and destroys.
@@ -57,6 +59,7 @@ impl Slow {
     fn is(self, thread: StoreThread) -> bool {
         match self {
             Slow::Apply => matches!(thread, StoreThread::Apply(_)),
+            Slow::Log => matches!(thread, StoreThread::LogWriter(_)),
             Slow::Snapshots => thread == StoreThread::Snapshots,
             Slow::Chores => thread == StoreThread::Chores,
         }
@@ -145,23 +148,28 @@ impl World {
 
     fn strike(&mut self, store: u64, strike: Strike, whom: Option<(u64, PeerId)>) {
         let now_us = self.agenda.now_us();
-        let process = self.process(store);
         match (strike, whom) {
             (Strike::Crash { calls }, _) => {
-                if let Some(running) = &process.running {
+                if let Some(running) = &self.process(store).running {
                     running.life.end_after(calls);
                 }
             }
             (Strike::Stall { thread, for_us }, _) => {
-                process.stalled.push(Stalled { thread, until_us: now_us + for_us });
+                self.stall(store, thread, for_us);
             }
             (Strike::Promote { for_us }, whom) => {
                 let until_us = now_us + for_us;
-                process.stalled.push(Stalled { thread: Slow::Chores, until_us });
+                self.stall(store, Slow::Chores, for_us);
                 let wish = whom.map(|(region, peer)| Wish { store, region, peer, until_us });
                 self.ambushes.wishes.extend(wish);
             }
         }
+    }
+
+    /// A thread of a store stands still for a while.
+    pub(crate) fn stall(&mut self, store: u64, thread: Slow, for_us: u64) {
+        let until_us = self.agenda.now_us() + for_us;
+        self.process(store).stalled.push(Stalled { thread, until_us });
     }
 
     /// Asks for what is wished of this store's peers.

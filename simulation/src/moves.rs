@@ -67,6 +67,35 @@ fn change(world: &mut World, region: &RegionDescription, random: &mut Random) ->
     }
 }
 
+/// A region comes to one more store, if there is one.
+pub(crate) fn add(world: &mut World, region: u64, choice: u64) {
+    let region = pick(world, region);
+    let mut random = Random::new(choice);
+    let description = world.clients.directory.get(region).description.clone();
+    let stores = 1..=world.plan.cluster.stores;
+    let free: Vec<u64> =
+        stores.filter(|id| description.peer_on(StoreId::new(*id)).is_none()).collect();
+    if free.is_empty() {
+        return;
+    }
+    let id = PeerId::new(world.clients.directory.new_peer());
+    let peer = Peer { id, store: StoreId::new(*random.pick(&free)), role: PeerRole::Learner };
+    ask(world, region, AdminRequest::change_peers(vec![PeerChange::Add(peer)]), Asked::Peers);
+}
+
+/// The youngest region loses its peer on the store that the first region has come to last.
+pub(crate) fn uproot(world: &mut World) {
+    let ids = world.clients.directory.ids();
+    let (first, youngest) = (ids[0], ids[ids.len() - 1]);
+    let description = &world.clients.directory.get(first).description;
+    let Some(last) = description.peers.iter().max_by_key(|peer| peer.id) else { return };
+    let youngest_there = world.clients.directory.get(youngest).description.peer_on(last.store);
+    if let Some(peer) = youngest_there.map(|peer| peer.id) {
+        let removal = AdminRequest::change_peers(vec![PeerChange::Remove(peer)]);
+        ask(world, youngest, removal, Asked::Peers);
+    }
+}
+
 /// A region is split at one or two of its registers, which are few.
 pub(crate) fn split(world: &mut World, region: u64, choice: u64) {
     if world.clients.directory.ids().len() >= MOST_REGIONS {

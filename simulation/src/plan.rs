@@ -3,7 +3,7 @@
 //! A plan is plain data. It follows from a scenario and a seed, can be written to a file and read back,
 //! and can be shrunk: leave actions out, run it again.
 
-use crate::ambush::{Sight, Strike};
+use crate::ambush::{Sight, Slow, Strike};
 use serde::{Deserialize, Serialize};
 
 /// Everything about a run.
@@ -196,6 +196,12 @@ pub enum Action {
     Split { region: u64, choice: u64 },
     /// A region's leader hands over.
     Transfer { region: u64, choice: u64 },
+    /// A region comes to one more store.
+    Add { region: u64, choice: u64 },
+    /// The youngest region loses its peer on the store that the first region has come to last.
+    Uproot,
+    /// A thread of a store stands still.
+    Stall { store: u64, thread: Slow, for_us: u64 },
     /// The first store that is seen in the midst of something is struck.
     Ambush { sight: Sight, strike: Strike },
     /// Every region must answer a write within this time, whatever else is going on.
@@ -250,6 +256,7 @@ impl Action {
             | Action::Flush { store }
             | Action::Reclaim { store }
             | Action::Burst { store, .. }
+            | Action::Stall { store, .. }
             | Action::Campaign { store, .. } => vec![*store],
             Action::CutOneWay { from, to, .. }
             | Action::SlowLink { from, to, .. }
@@ -261,6 +268,8 @@ impl Action {
             | Action::ChangePeers { .. }
             | Action::Split { .. }
             | Action::Transfer { .. }
+            | Action::Add { .. }
+            | Action::Uproot
             | Action::Ambush { .. }
             | Action::ExpectService { .. } => Vec::new(),
         }

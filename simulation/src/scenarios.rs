@@ -206,7 +206,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "ambushes",
         about: "stores are struck as soon as they are seen amid a move; the end comes early",
-        share: 16,
+        share: 24,
         promises: &[FaultKind::CrashInsideStep, FaultKind::SnapshotInstalled],
         build: ambushes,
     },
