@@ -182,8 +182,12 @@ impl HandleInner {
         callback: impl FnOnce(Result<T, ReadError>) + Send + 'static,
         looks: usize,
     ) {
-        let inner = self.clone();
+        // Not strong: a read that waits in a mailbox would keep the mailbox, and whatever the store has, alive.
+        let inner = Arc::downgrade(self);
         let answered = move |answer: ReadAnswer| {
+            let Some(inner) = inner.upgrade() else {
+                return callback(Err(ReadError::Stopped { region_id: region }));
+            };
             let point = match answer {
                 Ok(point) => point,
                 Err(error) => return callback(Err(inner.metrics.count_refused_read(error))),

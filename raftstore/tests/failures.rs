@@ -8,9 +8,10 @@ use parking_lot::{Condvar, Mutex};
 use raft::eraftpb::{Entry, HardState};
 use raftstore::{
     AppliedState, Envelope, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
-    LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, RegionCommands, RegionId,
-    RegionSplit, RegionWrite, SnapshotMessage, SnapshotSource, StateMachine, StateMachineError,
-    Store, StoreFailure, StoreId, Stored, Term, Transport,
+    LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, ReadError, ReadRequest,
+    RegionCommands, RegionId, RegionSplit, RegionWrite, SnapshotMessage, SnapshotSource,
+    StateMachine, StateMachineError, Store, StoreFailure, StoreHandle, StoreId, Stored, Term,
+    Transport,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -97,6 +98,36 @@ impl LogStore for FaultyLog {
     fn is_volatile(&self) -> bool {
         // So that the store treats it as a disk.
         false
+    }
+}
+
+/// Reads of the first region that wait for what will never come, and what they have heard.
+#[derive(Default)]
+struct WaitingReads {
+    asked: usize,
+    answers: Arc<Mutex<Vec<ReadError>>>,
+}
+
+impl WaitingReads {
+    fn ask(&mut self, handle: &StoreHandle) {
+        let request = ReadRequest::stale(Index::new(1 << 40));
+        let sink = self.answers.clone();
+        handle.read_with(
+            RegionId::new(1),
+            request,
+            |_| (),
+            move |answer| sink.lock().push(answer.expect_err("the index will never come")),
+        );
+        self.asked += 1;
+    }
+
+    fn each_is_refused_once(&self, expected: fn(&ReadError) -> bool) {
+        eventually("every read is answered", || self.answers.lock().len() >= self.asked);
+        let answers = self.answers.lock();
+        assert_eq!(answers.len(), self.asked);
+        let timed_out = |error: &&ReadError| matches!(error, ReadError::TimedOut { .. });
+        assert!(answers.iter().filter(|error| !timed_out(error)).all(expected), "{answers:?}");
+        assert!(answers.iter().any(expected), "{answers:?}");
     }
 }
 
@@ -288,10 +319,16 @@ fn an_unreadable_log_sets_its_region_aside_and_the_others_go_on() {
     for number in 0..50 {
         cluster.write(RegionId::new(1), &put(&number.to_string())).expect("two are a quorum");
     }
+    let mut reads = WaitingReads::default();
+    reads.ask(&cluster.handle(0));
     logs[0].unreadable.store(1, Ordering::Release);
     cluster.network.connect(cluster.handle(2));
     eventually("the region is set aside", || {
+        reads.ask(&cluster.handle(0));
         cluster.handle(0).set_aside().contains_key(&RegionId::new(1))
+    });
+    reads.each_is_refused_once(|error| {
+        matches!(error, ReadError::Quarantined { .. } | ReadError::Stopped { .. })
     });
     let reason = cluster.handle(0).set_aside()[&RegionId::new(1)].clone();
     assert!(reason.contains("region 1") && reason.contains("injected"), "{reason}");
@@ -327,9 +364,12 @@ fn a_panic_in_a_regions_handler_quarantines_that_region_alone() {
     let asked = Arc::new(AtomicU64::new(0));
     let answered = Arc::new(AtomicU64::new(0));
     let elsewhere = Arc::new(AtomicU64::new(0));
+    let mut reads = WaitingReads::default();
+    reads.ask(&first);
     logs[0].panics.store(1, Ordering::Release);
     cluster.network.connect(cluster.handle(2));
     eventually("the region is set aside", || {
+        reads.ask(&first);
         // So many that some are always before the message whose handling panics.
         for _ in 0..1500 {
             asked.fetch_add(1, Ordering::Relaxed);
@@ -354,6 +394,10 @@ fn a_panic_in_a_regions_handler_quarantines_that_region_alone() {
         answered.load(Ordering::Relaxed) == asked.load(Ordering::Relaxed)
     });
     assert_eq!(elsewhere.load(Ordering::Relaxed), 0, "answered by another region");
+    reads.each_is_refused_once(|error| {
+        let busy = matches!(error, ReadError::Busy { .. });
+        busy || matches!(error, ReadError::Quarantined { .. } | ReadError::Stopped { .. })
+    });
     let text = cluster.stores[0].metrics_text();
     assert!(text.contains("raftstore_region_panics_total{store=\"1\"} 1"), "{text}");
     cluster.shutdown();

@@ -450,6 +450,7 @@ scripts! {
     backlog_drops_appends_and_catches_up
     backpressure_busy
     campaign_postponed_until_applied
+    campaign_under_a_live_leader_is_refused
     compaction_waits_for_slow_follower
     crash_between_record_and_split_replays_the_split
     crash_loses_unpersisted_tail

@@ -252,7 +252,7 @@ fn burst(world: &mut World, store: u64, region: u64, count: u64) {
         let operation =
             world.clients.record(now_us, NOBODY, (table, region, store), key, Kind::Write(value));
         let process = &world.processes[store as usize - 1];
-        world.clients.propose(operation, process.running.as_ref());
+        world.clients.ask(operation, process.running.as_ref());
     }
     world.settle(store);
 }

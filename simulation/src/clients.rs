@@ -1,6 +1,6 @@
 //! Clients: each has one operation under way, finds leaders, gives up, goes on.
 
-use crate::check::{ClientId, Kind, Ledger, Moment, OperationId, Outcome, Register};
+use crate::check::{ClientId, Kind, Ledger, Moment, OperationId, Outcome, Register, Through};
 use crate::directory::Directory;
 use crate::faults::{FaultKind, Fired};
 use crate::life::Life;
@@ -9,6 +9,7 @@ use crate::operation::{decode_output, Operation};
 use crate::plan::{ClusterPlan, LoadPlan};
 use crate::process::{describe, Running, MAX_PROPOSAL_BYTES};
 use crate::random::Random;
+use crate::reads::{Manner, ReadOutcome};
 use parking_lot::Mutex;
 use raftstore::{Answer, ProposeError, RegionEpoch, RegionId, Write};
 use std::sync::Arc;
@@ -35,6 +36,12 @@ pub(crate) struct Record {
     pub store: u64,
     /// What.
     pub operation: Operation,
+    /// Which way.
+    pub through: Through,
+    /// Whether a store that does not lead must refuse it.
+    pub leader_only: bool,
+    /// Whether it was not answered at once.
+    pub waited: bool,
     /// When.
     pub at: Moment,
     /// What became of it.
@@ -47,8 +54,17 @@ pub(crate) struct Record {
     pub orphaned: bool,
 }
 
+/// What a callback brings.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// Of what went through the log.
+    Answer(Answer),
+    /// Of what went beside it.
+    Seen(ReadOutcome),
+}
+
 /// Answers as they come in from callbacks.
-type Inbox = Arc<Mutex<Vec<(u64, Answer)>>>;
+type Inbox = Arc<Mutex<Vec<(u64, Heard)>>>;
 
 #[derive(Debug)]
 struct Client {
@@ -73,12 +89,12 @@ pub(crate) struct Told {
 
 /// All clients and all operations.
 pub(crate) struct Clients {
-    load: LoadPlan,
-    cluster: ClusterPlan,
-    random: Random,
+    pub(crate) load: LoadPlan,
+    pub(crate) cluster: ClusterPlan,
+    pub(crate) random: Random,
     clients: Vec<Client>,
-    records: Vec<Record>,
-    inbox: Inbox,
+    pub(crate) records: Vec<Record>,
+    pub(crate) inbox: Inbox,
     /// The regions.
     pub directory: Directory,
     /// Counts proposals and answers: the order in which clients see the world.
@@ -136,9 +152,14 @@ impl Clients {
         let given_up = of.operation.take();
         let read_back = of.written.take().filter(|_| self.random.chance(500));
         if let Some(operation) = given_up {
-            // It may be the leader that is gone.
-            self.try_another(self.records[operation as usize].region);
+            let Record { region, store, .. } = self.records[operation as usize];
+            if store == self.leader(region) {
+                // It may be the leader that is gone.
+                self.try_another(region);
+            }
         }
+        let draw = self.random.below(1000);
+        let manner = self.manner(draw);
         let random = &mut self.random;
         let (table, key, kind) = match read_back {
             Some((table, key)) => (table, key, Kind::Read),
@@ -148,10 +169,9 @@ impl Clients {
                 let key = random.below(self.load.keys);
                 // Every value is written once only: a read tells which write it saw.
                 let value = self.records.len() as u64;
-                let draw = random.below(1000);
-                let kind = if draw < self.load.read_pm {
+                let kind = if manner.is_some() {
                     Kind::Read
-                } else if draw < self.load.read_pm + self.load.compare_pm {
+                } else if draw >= 1000 - self.load.compare_pm {
                     let expected = self.guess(table, key);
                     Kind::CompareAndSet { expected, new: value }
                 } else {
@@ -163,6 +183,10 @@ impl Clients {
         let region = self.directory.holder(&table_key(table, key));
         let to = (table, region, self.leader(region));
         let number = self.record(now_us, client, to, key, kind);
+        if kind == Kind::Read {
+            // What was written is also read back where the draw says that it is not a read's turn.
+            self.set_manner(number, manner.unwrap_or(Manner::Log));
+        }
         self.clients[client as usize].operation = Some(number);
         number
     }
@@ -196,6 +220,9 @@ impl Clients {
             region,
             store,
             operation: Operation { id: number, key, kind },
+            through: Through::Log,
+            leader_only: false,
+            waited: false,
             at,
             outcome: Outcome::Pending,
             answers: 0,
@@ -205,13 +232,21 @@ impl Clients {
         number
     }
 
-    /// Proposes an operation to the store it is for; `None`: that one does not run.
-    pub(crate) fn propose(&mut self, number: u64, running: Option<&Running>) {
+    /// Asks the store that an operation is for; `None`: that one does not run.
+    pub(crate) fn ask(&mut self, number: u64, running: Option<&Running>) {
+        match self.records[number as usize].through {
+            Through::Log => self.propose(number, running),
+            _ => self.look(number, running),
+        }
+    }
+
+    fn propose(&mut self, number: u64, running: Option<&Running>) {
         let record = self.records[number as usize];
         let Some(running) = running else {
             // The connection is refused.
             let region_id = RegionId::new(record.region);
-            self.inbox.lock().push((number, Err(ProposeError::Stopped { region_id })));
+            let refused = Heard::Answer(Err(ProposeError::Stopped { region_id }));
+            self.inbox.lock().push((number, refused));
             return;
         };
         let ballast = self.ballast();
@@ -251,6 +286,7 @@ impl Clients {
             client: ClientId(record.client),
             register: Register { region: record.table, key: record.operation.key },
             kind: record.operation.kind,
+            through: record.through,
             invoked_at: record.at,
             outcome: record.outcome,
         };
@@ -270,18 +306,36 @@ impl Clients {
     pub(crate) fn hear(&mut self, now_us: u64, ledger: &mut Ledger) -> Vec<Told> {
         let answers = std::mem::take(&mut *self.inbox.lock());
         let answers = answers.into_iter();
-        answers.map(|(number, answer)| self.hear_one(now_us, number, &answer, ledger)).collect()
+        answers.map(|(number, heard)| self.hear_one(now_us, number, &heard, ledger)).collect()
     }
 
-    fn hear_one(&mut self, now_us: u64, number: u64, answer: &Answer, ledger: &mut Ledger) -> Told {
+    fn hear_one(&mut self, now_us: u64, number: u64, heard: &Heard, ledger: &mut Ledger) -> Told {
         let at = self.moment(now_us);
         let record = &mut self.records[number as usize];
         record.answers += 1;
         if record.answers > 1 {
-            ledger.violate("one answer", format!("{record:?} was answered again: {answer:?}"));
+            ledger.violate("one answer", format!("{record:?} was answered again: {heard:?}"));
         }
-        let (region, store, client) = (record.region, record.store, record.client);
-        let error = match answer {
+        let client = record.client;
+        let error = match heard {
+            Heard::Answer(answer) => self.hear_answer(at, number, answer, ledger),
+            Heard::Seen(seen) => self.hear_read(at, number, seen, ledger),
+        };
+        self.note(number, error);
+        Told { operation: number, client, error }
+    }
+
+    /// The answer to what went through the log. Returns the error in a word.
+    fn hear_answer(
+        &mut self,
+        at: Moment,
+        number: u64,
+        answer: &Answer,
+        ledger: &mut Ledger,
+    ) -> &'static str {
+        let record = &mut self.records[number as usize];
+        let (region, store) = (record.region, record.store);
+        match answer {
             Ok(response) => {
                 if let Some(why) = record.doomed {
                     let text = format!("an operation {why} has happened: {record:?}");
@@ -301,9 +355,7 @@ impl Clients {
                 self.learn(region, store, error);
                 error.label()
             }
-        };
-        self.note(number, error);
-        Told { operation: number, client, error }
+        }
     }
 
     /// A client goes on after this answer, if it is still waiting for it.
@@ -354,6 +406,7 @@ impl Clients {
 
     /// A store has ended: what it has not answered stays open for ever.
     pub(crate) fn orphan(&mut self, store: u64) {
+        self.directory.forget_leader(store);
         let open = self.records.iter_mut().filter(|record| record.store == store);
         open.filter(|record| record.answers == 0).for_each(|record| record.orphaned = true);
     }
@@ -362,6 +415,6 @@ impl Clients {
 /// Runs in the callback. What a process that is gone says is not heard.
 fn tell(inbox: &Inbox, life: &Life, number: u64, answer: Answer) {
     if life.is_alive() {
-        inbox.lock().push((number, answer));
+        inbox.lock().push((number, Heard::Answer(answer)));
     }
 }

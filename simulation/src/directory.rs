@@ -20,6 +20,8 @@ pub(crate) struct Directory {
     regions: BTreeMap<u64, Known>,
     next_region: u64,
     next_peer: u64,
+    /// By region and store: the term in which the store takes itself for the leader.
+    leads: BTreeMap<(u64, u64), u64>,
 }
 
 /// Regions that are not there from the start have ids from here on.
@@ -38,6 +40,7 @@ impl Directory {
             regions: regions.map(known).collect(),
             next_region: FIRST_NEW_REGION,
             next_peer: FIRST_NEW_PEER,
+            leads: BTreeMap::new(),
         }
     }
 
@@ -95,6 +98,10 @@ impl Directory {
             (new.version, new.conf_ver) > (old.version, old.conf_ver)
         };
         let id = description.id.get();
+        match status.role == Role::Leader {
+            true => self.leads.insert((id, store), status.term.get()),
+            false => self.leads.remove(&(id, store)),
+        };
         let known = self.regions.entry(id);
         let known =
             known.or_insert_with(|| Known { description: description.clone(), leader: store });
@@ -104,6 +111,18 @@ impl Directory {
         if status.role == Role::Leader && newer_or_equal(known, description) {
             known.leader = store;
         }
+    }
+
+    /// Whether a store takes itself for the leader of a region, and another one leads it in a later term.
+    pub(crate) fn is_deposed(&self, region: u64, store: u64) -> bool {
+        let Some(own) = self.leads.get(&(region, store)) else { return false };
+        let mut leaders = self.leads.range((region, 0)..=(region, u64::MAX));
+        leaders.any(|(_, term)| term > own)
+    }
+
+    /// A store has ended, and leads nothing.
+    pub(crate) fn forget_leader(&mut self, store: u64) {
+        self.leads.retain(|(_, leader), _| *leader != store);
     }
 
     /// The next id for a region.

@@ -40,11 +40,17 @@ pub enum FaultKind {
     LeaderMoved,
     SnapshotInstalled,
     PeerDestroyed,
+    LeaseRead,
+    IndexRead,
+    FollowerRead,
+    StaleRead,
+    ReadWaited,
+    DeposedAsked,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 31] = [
+    pub const ALL: [FaultKind; 37] = [
         FaultKind::MessageDropped,
         FaultKind::MessageDuplicated,
         FaultKind::MessageReordered,
@@ -76,6 +82,12 @@ impl FaultKind {
         FaultKind::LeaderMoved,
         FaultKind::SnapshotInstalled,
         FaultKind::PeerDestroyed,
+        FaultKind::LeaseRead,
+        FaultKind::IndexRead,
+        FaultKind::FollowerRead,
+        FaultKind::StaleRead,
+        FaultKind::ReadWaited,
+        FaultKind::DeposedAsked,
     ];
 
     /// What it is, and when it counts.
@@ -114,6 +126,12 @@ impl FaultKind {
             FaultKind::LeaderMoved => "a leader handed over, as it was asked to",
             FaultKind::SnapshotInstalled => "a state machine was replaced by a snapshot",
             FaultKind::PeerDestroyed => "a peer that had left its region was destroyed",
+            FaultKind::LeaseRead => "no fault: a leader answered a read by its lease",
+            FaultKind::IndexRead => "no fault: a leader asked a quorum for a read",
+            FaultKind::FollowerRead => "no fault: a follower asked its leader for a read",
+            FaultKind::StaleRead => "no fault: a read was content with what is applied",
+            FaultKind::ReadWaited => "a read was not answered at once, and later with success",
+            FaultKind::DeposedAsked => "a read went to a leader that did not know of the next one",
         }
     }
 }
@@ -156,6 +174,6 @@ mod tests {
         kinds.sort();
         kinds.dedup();
         assert_eq!(kinds.len(), FaultKind::ALL.len());
-        assert_eq!(FaultKind::PeerDestroyed as usize + 1, kinds.len());
+        assert_eq!(FaultKind::DeposedAsked as usize + 1, kinds.len());
     }
 }

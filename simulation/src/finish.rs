@@ -1,8 +1,8 @@
 //! The end of a run: faults stop, the cluster heals, and everything must be well.
 
 use crate::check::{
-    by_register, check_register, Ledger, LogEntry, Operation, OperationId, Outcome, Register,
-    Verdict, Violation, Witness, WitnessError, Witnessed,
+    by_register, check_register, Birth, Ledger, LogEntry, Moment, Operation, OperationId, Outcome,
+    Register, Through, Verdict, Violation, Witness, WitnessError, Witnessed,
 };
 use crate::clients::PROBE_KEY;
 use crate::machine::holds;
@@ -10,6 +10,7 @@ use crate::plan::Action;
 use crate::world::World;
 use raftstore::{Index, RegionId, RegionStatus};
 use std::collections::BTreeMap;
+use std::iter::Peekable;
 
 /// Logs that are allowed more entries are not filled up to see them cut.
 const MOST_ENTRIES: u64 = 100;
@@ -32,6 +33,12 @@ impl World {
         if !self.wait(patience_us(election_us), World::replicas_are_equal) {
             let text = self.describe_replicas();
             return self.violation_or("replicas are equal", &text);
+        }
+        let mut asked = BTreeMap::new();
+        if !self.wait(patience_us(election_us), |world| world.is_read_everywhere(&mut asked)) {
+            asked.retain(|_, read| !self.is_done(*read));
+            let text = format!("by region and store: {asked:?}\n{}", self.describe_regions());
+            return self.violation_or("every peer can be read from", &text);
         }
         if !self.wait(patience_us(election_us), World::nobody_waits) {
             return self.violation_or("every proposal is answered", "some are still waiting");
@@ -141,6 +148,30 @@ impl World {
             let gone = others.all(|store| self.contents(store, region).1 == Index::default());
             gone && stores[1..].iter().all(|store| self.contents(*store, region) == first)
         })
+    }
+
+    /// Whether a read of everything acknowledged has succeeded on each peer. Asks those where none has; `asked`
+    /// has the last question to each.
+    fn is_read_everywhere(&mut self, asked: &mut BTreeMap<(u64, u64), u64>) -> bool {
+        let mut everywhere = true;
+        for region in self.clients.directory.ids() {
+            for store in self.clients.directory.stores_of(region) {
+                let last = asked.get(&(region, store)).copied();
+                if last.is_some_and(|read| self.is_done(read)) {
+                    continue;
+                }
+                everywhere = false;
+                let waits = |read| self.clients.records()[read as usize].answers == 0;
+                if !last.is_some_and(waits) {
+                    let to = (self.table_of(region), region, store);
+                    let now_us = self.agenda.now_us();
+                    let read = self.clients.record_read(now_us, to, PROBE_KEY);
+                    asked.insert((region, store), read);
+                    self.ask(read);
+                }
+            }
+        }
+        everywhere
     }
 
     fn contents(&self, store: u64, region: u64) -> (std::collections::BTreeMap<u64, u64>, Index) {
@@ -259,6 +290,10 @@ impl World {
         }
     }
 
+    fn is_done(&self, operation: u64) -> bool {
+        matches!(self.clients.records()[operation as usize].outcome, Outcome::Done { .. })
+    }
+
     /// Operations that were answered with success.
     pub(crate) fn done(&self) -> u64 {
         let done =
@@ -278,14 +313,45 @@ fn check_region(
     let mut witness = Witness::new(&operations)?;
     witness.hold(contents_at_birth(ledger, history, region));
     let mut splits = ledger.splits(region).into_iter().peekable();
+    let mut looks = looks(&operations).into_iter().peekable();
     for (index, applied) in ledger.applied(region) {
-        while let Some(birth) = splits.next_if(|birth| birth.index < index) {
-            witness.part_with(|register| holds(&birth.description, register.key));
+        while let Some((saw, _, read)) = looks.next_if(|(saw, _, _)| *saw < index) {
+            part(&mut witness, &mut splits, |birth| birth.index <= saw);
+            witness.look(read)?;
         }
+        part(&mut witness, &mut splits, |birth| birth.index < index);
         let (term, operation) = (applied.term, OperationId(applied.operation));
         witness.apply(LogEntry { index, term, operation })?;
     }
+    for (saw, _, read) in looks {
+        part(&mut witness, &mut splits, |birth| birth.index <= saw);
+        witness.look(read)?;
+    }
     witness.finish()
+}
+
+/// The reads that went beside the log and were answered: what they saw of the log, and when they were
+/// invoked, in that order.
+fn looks(operations: &[Operation]) -> Vec<(u64, Moment, OperationId)> {
+    let look = |operation: &Operation| match (operation.through, operation.outcome) {
+        (Through::Log, _) => None,
+        (_, Outcome::Done { index, .. }) => Some((index, operation.invoked_at, operation.id)),
+        _ => None,
+    };
+    let mut looks: Vec<_> = operations.iter().filter_map(look).collect();
+    looks.sort_unstable();
+    looks
+}
+
+/// A region parts with what was split off it.
+fn part<'a>(
+    witness: &mut Witness<'_>,
+    splits: &mut Peekable<impl Iterator<Item = &'a Birth>>,
+    is_due: impl Fn(&Birth) -> bool,
+) {
+    while let Some(birth) = splits.next_if(|birth| is_due(birth)) {
+        witness.part_with(|register| holds(&birth.description, register.key));
+    }
 }
 
 /// What a region that was split off began with: what its parent's log had made of its registers.

@@ -17,7 +17,7 @@
 //! | `actions` | what the actions of a plan do |
 //! | `transport`, `network` | messages: checked as they leave, then late, lost, doubled, out of order |
 //! | [`disk`], `machine` | logs and state machines that lose what was not made durable |
-//! | `clients`, `operation` | what is asked for, and what became of it |
+//! | `clients`, `reads`, `operation` | what is asked for, and what became of it |
 //! | [`check`] | what must hold |
 //! | `ambush` | strikes that wait until a store is in the midst of something |
 //! | `finish` | the end: all faults stop, and everything must be served |
@@ -54,6 +54,7 @@ mod operation;
 mod plan;
 mod process;
 mod random;
+mod reads;
 mod run;
 mod scenarios;
 mod trace;

@@ -107,6 +107,7 @@ impl World {
             return true;
         }
         life.end();
+        self.clients.directory.forget_leader(store);
         self.settle(store);
         self.check_callbacks(store, &callbacks);
         if let Some(record) = self.clients.unanswered(store) {

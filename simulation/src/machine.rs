@@ -109,6 +109,15 @@ impl MachineState {
         others.next().map(|applied| applied.description.id)
     }
 
+    /// What a register of a region holds, and up to where that is applied.
+    pub(crate) fn look(&self, region: RegionId, key: u64) -> (Option<u64>, Index) {
+        let region = self.regions.get(&region);
+        let applied = region.map_or_else(Index::default, applied_index);
+        let value = region.and_then(|region| region.registers.get(&key).copied());
+        // A region that was created begins there, with nothing.
+        (value, applied.max(BEGINNING))
+    }
+
     /// What a region's registers hold, and up to where that is applied.
     pub(crate) fn contents(&self, region: RegionId) -> (BTreeMap<u64, u64>, Index) {
         let region = self.regions.get(&region);
@@ -117,6 +126,9 @@ impl MachineState {
         })
     }
 }
+
+/// The index at which every region begins.
+const BEGINNING: Index = Index::new(5);
 
 fn applied_index(region: &RegionState) -> Index {
     region.applied.as_ref().map_or_else(Index::default, |applied| applied.index)

@@ -4,7 +4,7 @@
 //! of everything else. Leaving an action out changes what follows, since the generators are drawn from
 //! in another order; so a smaller plan is another run, and counts only if it breaks the same rule.
 
-use crate::plan::{NetworkPlan, Plan, Timed};
+use crate::plan::{LoadPlan, NetworkPlan, Plan, Timed};
 use crate::run::run;
 
 /// Shrinks a plan that breaks `rule`. `tell` hears of each plan that is smaller.
@@ -78,6 +78,20 @@ fn simplifications(plan: &Plan) -> Vec<Simplification> {
         plan.load.clients = 1;
         plan
     }));
+    // One kind of reads after the other.
+    let kinds: [fn(&mut LoadPlan) -> &mut u64; 4] = [
+        |load| &mut load.stale_read_pm,
+        |load| &mut load.any_read_pm,
+        |load| &mut load.leader_read_pm,
+        |load| &mut load.read_pm,
+    ];
+    for kind in kinds {
+        all.push(Box::new(move |plan| {
+            let mut plan = plan.clone();
+            *kind(&mut plan.load) = 0;
+            plan
+        }));
+    }
     all.push(Box::new(|plan| {
         let mut plan = plan.clone();
         plan.cluster.pollers = 1;

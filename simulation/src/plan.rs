@@ -69,6 +69,9 @@ pub struct ClusterPlan {
     /// Whether regions are split and get other peers; then clients look up where their keys are.
     #[serde(default)]
     pub regions_move: bool,
+    /// Whether leaders answer reads by a lease. Then clocks go no further apart than leases bear.
+    #[serde(default)]
+    pub leases: bool,
     /// Stores whose first start is cut short at this call to a seam.
     pub crash_at_bootstrap: Option<(u64, u64)>,
 }
@@ -116,8 +119,17 @@ pub struct LoadPlan {
     pub keys: u64,
     /// Of 1,000 operations, so many go to the first region.
     pub hot_pm: u64,
-    /// Of 1,000 operations, so many only read.
+    /// Of 1,000 operations, so many read through the log.
     pub read_pm: u64,
+    /// Of 1,000 operations, so many read at the leader alone, or at who is taken for it.
+    #[serde(default)]
+    pub leader_read_pm: u64,
+    /// Of 1,000 operations, so many read at any store what is acknowledged.
+    #[serde(default)]
+    pub any_read_pm: u64,
+    /// Of 1,000 operations, so many read at any store what is applied there.
+    #[serde(default)]
+    pub stale_read_pm: u64,
     /// Of 1,000 operations, so many compare and set.
     pub compare_pm: u64,
     /// Of 1,000 operations, so many carry kilobytes.
@@ -311,6 +323,16 @@ impl Plan {
                 return Err(format!("{name} is {value}, allowed is {min} to {max}"));
             }
         }
+        let load = &self.load;
+        let kinds_pm = [load.read_pm, load.compare_pm, load.leader_read_pm, load.any_read_pm]
+            .iter()
+            .fold(load.stale_read_pm, |sum, pm| sum.saturating_add(*pm));
+        if kinds_pm > 1000 {
+            return Err(format!(
+                "{kinds_pm} of 1,000 operations read or compare, allowed are 1,000"
+            ));
+        }
+        self.check_clocks()?;
         for Timed { at_us, action } in &self.actions {
             if *at_us > self.duration_us || action.lasts_us() > Some(3_600_000_000) {
                 return Err(format!("{action:?} at {at_us} begins or ends after the run"));
@@ -326,6 +348,48 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+/// The speeds of clocks that leases bear, in thousandths: no two differ by 10 %.
+pub(crate) const FAIR_SPEEDS_PM: std::ops::RangeInclusive<u64> = 955..=1045;
+
+impl Plan {
+    /// Where there are leases, clocks do no worse than a lease is promised to bear: their rates differ by less
+    /// than 10 %; and one leaps once in two election timeouts, since each leap makes a tick come early, and
+    /// the lease is shorter than the election timeout by one tick for that.
+    fn check_clocks(&self) -> Result<(), String> {
+        let mut leapt = std::collections::BTreeMap::new();
+        for Timed { at_us, action } in self.actions.iter().filter(|_| self.cluster.leases) {
+            let unfair = match action {
+                Action::DriftClock { speed_pm, .. } => !FAIR_SPEEDS_PM.contains(speed_pm),
+                Action::JumpClock { store, .. } => leapt
+                    .insert(*store, *at_us)
+                    .is_some_and(|last: u64| *at_us < last + self.cluster.election_us()),
+                _ => false,
+            };
+            if unfair {
+                return Err(format!("{action:?} at {at_us} is more than leases bear"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out leaps of clocks that leases do not bear. The actions are in order.
+    pub(crate) fn keep_clocks_fair(&mut self) {
+        if !self.cluster.leases {
+            return;
+        }
+        let (gap_us, mut leapt) = (self.cluster.election_us(), std::collections::BTreeMap::new());
+        self.actions.retain(|timed| {
+            let Action::JumpClock { store, .. } = timed.action else { return true };
+            let last = leapt.get(&store).copied();
+            let is_fair = last.is_none_or(|last: u64| timed.at_us >= last + gap_us);
+            if is_fair {
+                leapt.insert(store, timed.at_us);
+            }
+            is_fair
+        });
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Running {
     pub store: DrivenStore,
     /// Whether it lives.
     pub life: Arc<Life>,
+    /// What its state machine holds, for whoever reads beside the log.
+    pub machine: Arc<Mutex<MachineState>>,
     /// How often each thread gets its turn, in proportion.
     weights: Vec<u64>,
     /// Callbacks that have not been dropped hold a clone.
@@ -230,7 +232,8 @@ impl Process {
                 return Err(error);
             }
         }
-        self.running = Some(Running { store, life, weights, callbacks: Arc::default() });
+        let machine = self.machine.clone();
+        self.running = Some(Running { store, life, machine, weights, callbacks: Arc::default() });
         Ok(())
     }
 
@@ -387,5 +390,8 @@ fn store_config(plan: &ClusterPlan, seed: u64) -> StoreConfig {
     config.raft.max_unapplied_size = ByteSize::mib(1);
     config.raft.entry_cache_size = ByteSize::kib(32);
     config.raft.seed = seed;
+    if !plan.leases {
+        config.raft.lease = Some(Duration::ZERO);
+    }
     config
 }

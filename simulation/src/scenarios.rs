@@ -1,8 +1,12 @@
 //! Plans by name: what a scenario sets, and what it leaves to the seed.
 
+mod reads;
+
 use crate::faults::FaultKind;
 use crate::moving::{ambushes, moves, steps};
-use crate::plan::{Action, ClusterPlan, LoadPlan, LogKind, NetworkPlan, Plan, Timed};
+use crate::plan::{
+    Action, ClusterPlan, LoadPlan, LogKind, NetworkPlan, Plan, Timed, FAIR_SPEEDS_PM,
+};
 use crate::random::Random;
 
 pub(crate) const MS: u64 = 1000;
@@ -33,6 +37,7 @@ pub fn plan(seed: u64, scenario: Option<&Scenario>) -> Plan {
     plan.seed = seed;
     plan.scenario = scenario.name.to_owned();
     plan.actions.sort_by_key(|timed| timed.at_us);
+    plan.keep_clocks_fair();
     plan
 }
 
@@ -210,6 +215,13 @@ pub const SCENARIOS: &[Scenario] = &[
         promises: &[FaultKind::CrashInsideStep, FaultKind::SnapshotInstalled],
         build: ambushes,
     },
+    Scenario {
+        name: "reads",
+        about: "leaders are cut off, hand over and stand still, and every store is read from",
+        share: 16,
+        promises: reads::PROMISES,
+        build: |_, random| reads::reads(random),
+    },
     matrix("matrix", "five stores without faults", 2, |_, random| switches(random, "")),
     matrix("matrix-u", "10 % of messages lost", 2, |_, random| switches(random, "u")),
     matrix("matrix-p", "a new cut every 0.5 to 0.7 s", 2, |_, random| switches(random, "p")),
@@ -262,6 +274,7 @@ pub(crate) fn cluster(random: &mut Random, stores: u64) -> ClusterPlan {
         mailbox_capacity: *random.pick(&[32, 256, 4096]),
         compact_after_entries: *random.pick(&[10, 100, 1000]),
         regions_move: false,
+        leases: random.chance(800),
         crash_at_bootstrap: None,
     }
 }
@@ -273,8 +286,11 @@ pub(crate) fn load(random: &mut Random) -> LoadPlan {
         think_us: (0, quick),
         keys: random.within(1..6),
         hot_pm: *random.pick(&[0, 0, 500, 900]),
-        read_pm: 300,
+        read_pm: 150,
         compare_pm: 200,
+        leader_read_pm: *random.pick(&[0, 100, 200]),
+        any_read_pm: *random.pick(&[0, 100, 100]),
+        stale_read_pm: *random.pick(&[0, 20, 50]),
         big_pm: *random.pick(&[0, 0, 20]),
         wrong_epoch_pm: *random.pick(&[0, 20]),
         patience_us: random.within(500..4_000) * MS,
@@ -535,7 +551,11 @@ pub(crate) fn action(
         FaultKind::Pause => Action::Pause { store, for_us },
         FaultKind::ClockJump => Action::JumpClock { store, by_us: random.within(1..5_000) * MS },
         FaultKind::ClockDrift => {
-            Action::DriftClock { store, speed_pm: random.within(300..3_000), for_us }
+            let speed_pm = match cluster.leases {
+                true => random.within(*FAIR_SPEEDS_PM.start()..*FAIR_SPEEDS_PM.end() + 1),
+                false => random.within(300..3_000),
+            };
+            Action::DriftClock { store, speed_pm, for_us }
         }
         FaultKind::WriteError => Action::FailWrite { store },
         FaultKind::SyncError => Action::FailSync { store },
@@ -556,7 +576,13 @@ pub(crate) fn action(
         | FaultKind::MessageDuplicated
         | FaultKind::MessageReordered
         | FaultKind::BigValue
-        | FaultKind::WrongEpoch => return None,
+        | FaultKind::WrongEpoch
+        | FaultKind::LeaseRead
+        | FaultKind::IndexRead
+        | FaultKind::FollowerRead
+        | FaultKind::StaleRead
+        | FaultKind::ReadWaited
+        | FaultKind::DeposedAsked => return None,
     })
 }
 

@@ -1,5 +1,6 @@
 //! What happened, as a hash that two runs of a seed must agree on, and as lines to read.
 
+use crate::check::Through;
 use std::hash::{Hash, Hasher};
 use std::io::Write;
 
@@ -31,6 +32,8 @@ pub(crate) enum Event {
     Flushed { regions: usize },
     /// A client proposed.
     Proposed { client: u64, operation: u64, key: u64 },
+    /// A client reads beside the log.
+    Read { client: u64, operation: u64, key: u64, through: Through, leader_only: bool },
     /// A client was answered.
     Answered { operation: u64, index: u64, term: u64, error: &'static str },
     /// A fault or a help begins or ends, by the text of the plan.

@@ -6,7 +6,7 @@
 
 use crate::agenda::{Agenda, Occasion};
 use crate::ambush::{Ambushes, Sight};
-use crate::check::{Bounds, Kind, Violation, Watch};
+use crate::check::{Bounds, Kind, Through, Violation, Watch};
 use crate::clients::{Clients, NOBODY, PROBE_KEY};
 use crate::disk::Device;
 use crate::faults::{FaultKind, Fired};
@@ -373,26 +373,33 @@ impl World {
         }
     }
 
-    /// A client's turn: it proposes, or gives up waiting and proposes.
+    /// A client's turn: it asks for something, or gives up waiting and does.
     fn client(&mut self, client: u64, turn: u64) {
         if !self.load || self.clients.turn(client) != turn {
             return;
         }
         let number = self.clients.next(self.agenda.now_us(), client);
-        self.propose(number);
+        self.ask(number);
         let turn = self.clients.turn(client);
         let patience_us = self.clients.patience_us();
         self.agenda.add_in(patience_us, Occasion::Client { client, turn });
     }
 
-    /// Proposes an operation at the store that it is for.
-    pub(crate) fn propose(&mut self, number: u64) {
+    /// Asks the store that an operation is for.
+    pub(crate) fn ask(&mut self, number: u64) {
         let record = self.clients.records()[number as usize];
-        let event =
-            Event::Proposed { client: record.client, operation: number, key: record.operation.key };
+        let (client, key, through) = (record.client, record.operation.key, record.through);
+        let leader_only = record.leader_only;
+        let event = match through {
+            Through::Log => Event::Proposed { client, operation: number, key },
+            _ => Event::Read { client, operation: number, key, through, leader_only },
+        };
         self.record(record.store, record.region, &event);
-        let process = &self.processes[record.store as usize - 1];
-        self.clients.propose(number, process.running.as_ref());
+        let now_us = self.agenda.now_us();
+        let process = &mut self.processes[record.store as usize - 1];
+        // Leases are compared with the clock as it is now.
+        process.set_clock(now_us);
+        self.clients.ask(number, process.running.as_ref());
         self.settle(record.store);
     }
 
@@ -438,7 +445,7 @@ impl World {
             Kind::Write(value),
         );
         self.probes[number].operation = Some(operation);
-        self.propose(operation);
+        self.ask(operation);
         let tick_us = self.plan.cluster.tick_ms * 1000;
         self.agenda.add_in(tick_us, Occasion::Probe { probe: number });
     }

@@ -2,7 +2,7 @@
 
 use super::{
     check_log, check_register, ClientId, Kind, LogEntry, Moment, Operation, OperationId, Outcome,
-    Register, Verdict,
+    Register, Through, Verdict,
 };
 use crate::Random;
 
@@ -76,7 +76,8 @@ fn guess(random: &mut Random) -> (Vec<Operation>, Vec<usize>) {
             let outcome = *random.pick(&[Outcome::Pending, Outcome::Pending, Outcome::Refused]);
             let (id, client) = (OperationId(10 + n), ClientId(n));
             let register = Register { region: 1, key: 1 };
-            Operation { id, client, register, kind: kind(random), invoked_at, outcome }
+            let (kind, through) = (kind(random), Through::Log);
+            Operation { id, client, register, kind, through, invoked_at, outcome }
         })
         .collect();
     let mut order: Vec<usize> = (0..operations.len()).collect();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ClientId, Kind, LogEntry, Moment, Operation, OperationId, Outcome, Register};
+use super::{ClientId, Kind, LogEntry, Moment, Operation, OperationId, Outcome, Register, Through};
 use crate::Random;
 
 pub(super) const REGION: u64 = 7;
@@ -143,6 +143,7 @@ impl Generator<'_> {
             client: ClientId(client as u64),
             register: Register { region: REGION, key },
             kind,
+            through: Through::Log,
             invoked_at: self.moment(),
             outcome: Outcome::Pending,
         };

@@ -43,7 +43,7 @@ impl fmt::Display for Moment {
 /// which operation wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Leaves the register as it is. It goes through the log as the others do.
+    /// Leaves the register as it is.
     Read,
     /// Puts a value into the register.
     Write(u64),
@@ -68,6 +68,21 @@ impl Kind {
     }
 }
 
+/// Which way an operation takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Through {
+    /// Through the log, as a command.
+    #[default]
+    Log,
+    /// Beside it: a read that shows everything that was answered before it was asked for.
+    Read,
+    /// Beside it: a read that shows everything up to an index, and whatever else it likes.
+    StaleRead {
+        /// The index.
+        at_least: u64,
+    },
+}
+
 /// What became of an operation, as its client knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -80,9 +95,10 @@ pub enum Outcome {
     Done {
         /// When its client was told.
         at: Moment,
-        /// The term of its entry in the log.
+        /// The term of its entry in the log; 0 for one that went beside it.
         term: u64,
-        /// The index of its entry in the log.
+        /// The index of its entry in the log; for one that went beside it, up to where was applied what it
+        /// saw.
         index: u64,
         /// What the register held before it, for operations of every kind.
         output: Option<u64>,
@@ -115,6 +131,8 @@ pub struct Operation {
     pub register: Register,
     /// What it does.
     pub kind: Kind,
+    /// Which way.
+    pub through: Through,
     /// When it was asked for. An operation that is asked for again, since nobody answered, is another
     /// operation.
     pub invoked_at: Moment,
@@ -122,10 +140,12 @@ pub struct Operation {
     pub outcome: Outcome,
 }
 
-/// The operations of each register, in the order in which they are given.
+/// The operations of each register, in the order in which they are given. Without stale reads: what one saw
+/// may have been over before it was asked for.
 pub fn by_register(operations: &[Operation]) -> BTreeMap<Register, Vec<Operation>> {
     let mut found: BTreeMap<Register, Vec<Operation>> = BTreeMap::new();
-    for operation in operations {
+    let is_stale = |through| matches!(through, Through::StaleRead { .. });
+    for operation in operations.iter().filter(|operation| !is_stale(operation.through)) {
         found.entry(operation.register).or_default().push(*operation);
     }
     found

@@ -467,7 +467,7 @@ impl<'a> Search<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::ClientId;
+    use crate::check::{ClientId, Through};
 
     /// An operation that was invoked and answered at these places, each of its own client.
     fn operation(id: u64, kind: Kind, from: u64, answer: Option<(u64, Option<u64>)>) -> Operation {
@@ -481,6 +481,7 @@ mod tests {
             client: ClientId(id),
             register: Register { region: 1, key: 1 },
             kind,
+            through: Through::Log,
             invoked_at: at(from),
             outcome,
         }

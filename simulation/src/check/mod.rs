@@ -32,7 +32,9 @@ mod generate;
 #[cfg(test)]
 mod mutations;
 
-pub use history::{by_register, ClientId, Kind, Moment, Operation, OperationId, Outcome, Register};
+pub use history::{
+    by_register, ClientId, Kind, Moment, Operation, OperationId, Outcome, Register, Through,
+};
 pub use ledger::{Applied, Birth, Ledger, Violation, Written};
 pub use linear::{
     check_register, LinearError, Verdict, MAX_CONFIGURATIONS, MAX_OPEN, MAX_OPERATIONS,

@@ -12,7 +12,7 @@ use std::fmt;
 
 use rustc_hash::FxHashMap;
 
-use super::history::{shown, Moment, Operation, OperationId, Outcome, Register};
+use super::history::{shown, Moment, Operation, OperationId, Outcome, Register, Through};
 
 /// An operation in a region's committed log, as the state machines applied it. Entries that are no
 /// operation of a client, such as those by which a new leader begins, are left out.
@@ -123,6 +123,13 @@ pub enum WitnessError {
         /// What its client was told.
         told: Option<u64>,
     },
+    /// A stale read shows less than it was asked to.
+    TooOld {
+        /// Its place in the log.
+        entry: LogEntry,
+        /// Up to where it was to show the log.
+        at_least: u64,
+    },
 }
 
 impl fmt::Display for LogEntry {
@@ -164,6 +171,7 @@ impl fmt::Display for WitnessError {
                 write!(f, "{register} held {} before {entry}, ", shown(*held))?;
                 write!(f, "but its client was told {}", shown(*told))
             }
+            Self::TooOld { entry, at_least } => write!(f, "asked for index {at_least}: {entry}"),
         }
     }
 }
@@ -269,10 +277,59 @@ impl<'a> Witness<'a> {
         if let Some(value) = operation.kind.after(held) {
             self.values.insert(operation.register, value);
         }
-        if self.latest.is_none_or(|(latest, _)| latest < operation.invoked_at) {
-            self.latest = Some((operation.invoked_at, entry));
-        }
+        self.note_invocation(operation.invoked_at, entry);
         Ok(())
+    }
+
+    /// A read that went beside the log, after the last entry that it saw. Reads of the same index come in the
+    /// order of their invocations.
+    ///
+    /// # Panics
+    ///
+    /// If the history has no such read with an answer.
+    pub fn look(&mut self, read: OperationId) -> Result<(), WitnessError> {
+        let place = self.places[&read];
+        let operation = &self.operations[place];
+        let Outcome::Done { at: answered_at, term, index, output: told } = operation.outcome else {
+            panic!("{operation:?} was not answered");
+        };
+        let entry = LogEntry { index, term, operation: read };
+        let known = self.last.map_or(0, |last| last.index);
+        assert!(known <= index, "{read} comes after index {known}, and saw no more than {index}");
+        self.applied[place] = Some(index);
+        match operation.through {
+            Through::Log => panic!("{operation:?} went through the log"),
+            Through::StaleRead { at_least } if index < at_least => {
+                return Err(WitnessError::TooOld { entry, at_least });
+            }
+            Through::StaleRead { .. } => {}
+            Through::Read => {
+                let ahead = self.latest.filter(|(latest, _)| answered_at < *latest);
+                if let Some((invoked_at, invoked)) = ahead {
+                    let answered = entry;
+                    return Err(WitnessError::RealTime {
+                        answered,
+                        answered_at,
+                        invoked,
+                        invoked_at,
+                    });
+                }
+                self.note_invocation(operation.invoked_at, entry);
+            }
+        }
+        let held = self.values.get(&operation.register).copied();
+        if held != told {
+            let register = operation.register;
+            return Err(WitnessError::WrongOutput { entry, register, held, told });
+        }
+        self.witnessed.answered += 1;
+        Ok(())
+    }
+
+    fn note_invocation(&mut self, at: Moment, entry: LogEntry) {
+        if self.latest.is_none_or(|(latest, _)| latest < at) {
+            self.latest = Some((at, entry));
+        }
     }
 
     /// Compares what a client was told with an entry and with what the register held ahead of it.
@@ -369,6 +426,7 @@ mod tests {
                 client: ClientId(1),
                 register,
                 kind: kinds[place],
+                through: Through::Log,
                 invoked_at: at(number * 2),
                 outcome: if place == 2 { Outcome::Pending } else { done },
             }
@@ -426,6 +484,54 @@ mod tests {
         let found = check_log(&operations, &log).unwrap_err();
         let (told_term, told_index) = (5, 7);
         assert_eq!(found, WitnessError::Elsewhere { told_term, told_index, entry: log[1] });
+    }
+
+    /// A read beside the log, as a fourth operation that saw the log up to an index.
+    fn look(through: Through, from: u64, until: u64, index: u64, seen: u64) -> Result<(), String> {
+        let (mut operations, log) = history();
+        operations.push(Operation {
+            id: OperationId(3),
+            through,
+            invoked_at: at(from),
+            outcome: Outcome::Done { at: at(until), term: 0, index, output: Some(seen) },
+            ..operations[1]
+        });
+        let mut witness = Witness::new(&operations).expect("sound");
+        let mut looks = [OperationId(3)].into_iter().peekable();
+        let walk = || {
+            for entry in log {
+                if entry.index > index {
+                    looks.next().map_or(Ok(()), |read| witness.look(read))?;
+                }
+                witness.apply(entry)?;
+            }
+            looks.next().map_or(Ok(()), |read| witness.look(read))?;
+            witness.finish().map(|_| ())
+        };
+        walk().map_err(|error: WitnessError| error.to_string())
+    }
+
+    #[test]
+    fn reads_beside_the_log_stand_behind_what_they_saw() {
+        assert_eq!(look(Through::Read, 2, 9, 7, 10), Ok(()));
+        assert_eq!(look(Through::Read, 4, 9, 9, 20), Ok(()), "nobody was told of the write of 20");
+        let error = look(Through::Read, 2, 9, 8, 20).unwrap_err();
+        assert!(error.starts_with("key 1 of region 1 held 10 before operation 3"), "{error}");
+        // The read at index 7 was answered before this one was invoked, which saw less.
+        let error = look(Through::Read, 4, 9, 6, 10).unwrap_err();
+        assert!(error.starts_with("operation 1 at index 7 of term 5 was answered"), "{error}");
+        // It was answered before the write was invoked that it saw.
+        let error = look(Through::Read, 2, 3, 9, 20).unwrap_err();
+        assert!(error.starts_with("operation 3 at index 9 of term 0 was answered"), "{error}");
+    }
+
+    #[test]
+    fn stale_reads_show_a_state_that_was_and_is_new_enough() {
+        let stale = |at_least| Through::StaleRead { at_least };
+        assert_eq!(look(stale(6), 4, 9, 6, 10), Ok(()));
+        let error = look(stale(7), 4, 9, 6, 10).unwrap_err();
+        assert_eq!(error, "asked for index 7: operation 3 at index 6 of term 0");
+        assert!(look(stale(0), 4, 9, 6, 20).is_err());
     }
 
     #[test]

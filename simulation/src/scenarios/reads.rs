@@ -1,0 +1,133 @@
+//! Regions that are read from at every store, while those who lead them are cut off, hand over, stand still
+//! and are replaced, under clocks as far apart as leases bear.
+
+use super::{act, any_move, calm, cluster, load, trouble, MS, SECOND};
+use crate::faults::FaultKind;
+use crate::plan::{Action, Plan, FAIR_SPEEDS_PM};
+use crate::random::Random;
+
+/// What leases must bear.
+pub(super) const PROMISES: &[FaultKind] = &[
+    FaultKind::LeaseRead,
+    FaultKind::IndexRead,
+    FaultKind::FollowerRead,
+    FaultKind::StaleRead,
+    FaultKind::ReadWaited,
+    FaultKind::DeposedAsked,
+    FaultKind::Pause,
+    FaultKind::ClockJump,
+    FaultKind::ClockDrift,
+    FaultKind::PartitionSymmetric,
+    FaultKind::LeaderMoved,
+    FaultKind::RegionSplit,
+    FaultKind::PeersChanged,
+];
+
+/// A plan of such a run.
+pub(super) fn reads(random: &mut Random) -> Plan {
+    let stores = *random.pick(&[3, 3, 3, 5]);
+    let (mut cluster, mut load) = (cluster(random, stores), load(random));
+    cluster.regions = random.within(1..5);
+    cluster.replicas = if random.chance(800) { 3 } else { stores };
+    cluster.tick_ms = *random.pick(&[50, 100]);
+    cluster.mailbox_capacity = 4096;
+    cluster.leases = true;
+    load.clients = random.within(3..8);
+    load.think_us = (0, random.within(5..60) * MS);
+    load.keys = random.within(1..4);
+    (load.read_pm, load.compare_pm, load.big_pm) = (50, 100, 0);
+    (load.leader_read_pm, load.any_read_pm, load.stale_read_pm) = (250, 250, 50);
+    // Half an election timeout at most: who waits for a leader that is cut off goes on.
+    load.patience_us = random.within(1..6) * cluster.election_us() / 20;
+    let moves = random.chance(600);
+    let election_us = cluster.election_us() / 2;
+    let mut plan = calm(cluster, load);
+    trouble(&mut plan, random, &[]);
+    plan.cluster.regions_move = moves;
+    drift(&mut plan, random);
+    let mut at_us = SECOND;
+    while at_us + 4 * election_us < plan.duration_us {
+        at_us += event(&mut plan, random, at_us, election_us, moves);
+        at_us += random.within(0..election_us);
+    }
+    plan
+}
+
+/// Each store's clock has a speed of its own, mostly one of the two that are furthest apart.
+fn drift(plan: &mut Plan, random: &mut Random) {
+    for store in 1..=plan.cluster.stores {
+        let (slowest, fastest) = (*FAIR_SPEEDS_PM.start(), *FAIR_SPEEDS_PM.end());
+        let speed_pm = *random.pick(&[slowest, slowest, 1000, fastest, fastest]);
+        act(plan, 0, Action::DriftClock { store, speed_pm, for_us: plan.duration_us });
+    }
+}
+
+/// One thing happens to whoever may be the leader. Returns how long it takes.
+fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, moves: bool) -> u64 {
+    let stores = plan.cluster.stores;
+    let one = 1 + random.below(stores);
+    let other = 1 + (one + random.below(stores - 1)) % stores;
+    let long_us = random.within(5 * election_us / 4..3 * election_us);
+    let after_us = random.below(60 * MS);
+    match random.below(10) {
+        0..3 => {
+            act(plan, at_us, Action::Partition { side: vec![one], for_us: long_us });
+            if random.chance(500) {
+                // Somebody else's promise seems to end early.
+                let by_us = random.within(1..3_000) * MS;
+                let later_us = random.below(election_us);
+                act(plan, at_us + later_us, Action::JumpClock { store: other, by_us });
+            }
+            long_us
+        }
+        3 => {
+            act(plan, at_us, Action::Pause { store: one, for_us: long_us / 2 });
+            if random.chance(500) {
+                act(plan, at_us, Action::Partition { side: vec![one], for_us: long_us });
+            }
+            long_us
+        }
+        4 | 5 => {
+            // Whoever hands over does not hear that it has succeeded.
+            for region in 0..plan.cluster.regions {
+                let choice = random.number();
+                act(plan, at_us, Action::Transfer { region, choice });
+            }
+            let (side, for_us) = (vec![one], election_us);
+            act(plan, at_us + after_us, Action::Partition { side, for_us });
+            for_us + after_us
+        }
+        6 => {
+            // The third store has not heard of the leader for long when the second forgets that it has.
+            let cut_us = random.within(election_us..3 * election_us);
+            let (for_us, down_us) = (cut_us + long_us, random.within(5..50) * MS);
+            act(plan, at_us, Action::CutBetween { one, other, for_us });
+            let second = (1..=stores).find(|store| ![one, other].contains(store)).unwrap_or(one);
+            act(plan, at_us + cut_us, Action::Crash { store: second, down_us });
+            let alone = Action::Partition { side: vec![one], for_us: long_us };
+            act(plan, at_us + cut_us, alone);
+            for_us
+        }
+        7 => {
+            act(plan, at_us, Action::Restart { store: one, down_us: after_us + 1 });
+            after_us
+        }
+        _ if moves => {
+            let region = random.below(plan.cluster.regions);
+            let kind = *random.pick(&[FaultKind::PeersChanged, FaultKind::RegionSplit]);
+            for _ in 0..random.within(1..4) {
+                act(plan, at_us, any_move(kind, random));
+            }
+            let store = *random.pick(&plan.cluster.stores_of(1 + region));
+            let (side, for_us) = (vec![store], election_us);
+            act(plan, at_us + after_us, Action::Partition { side, for_us });
+            for_us + after_us
+        }
+        _ => {
+            let region = 1 + random.below(plan.cluster.regions);
+            let store = *random.pick(&plan.cluster.stores_of(region));
+            act(plan, at_us, Action::Campaign { store, region });
+            after_us
+        }
+    }
+}
