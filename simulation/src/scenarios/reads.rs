@@ -30,6 +30,8 @@ pub(super) fn reads(random: &mut Random) -> Plan {
     cluster.regions = random.within(1..5);
     cluster.replicas = if random.chance(800) { 3 } else { stores };
     cluster.tick_ms = *random.pick(&[50, 100]);
+    // Short ones, so that more elections fall close to the end of a lease.
+    cluster.election_ticks = *random.pick(&[6, 6, 10]);
     cluster.mailbox_capacity = 4096;
     cluster.leases = true;
     load.clients = random.within(3..8);
@@ -69,9 +71,21 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
     let other = 1 + (one + random.below(stores - 1)) % stores;
     let long_us = random.within(5 * election_us / 4..3 * election_us);
     let after_us = random.below(60 * MS);
-    match random.below(10) {
-        0..3 => {
-            act(plan, at_us, Action::Partition { side: vec![one], for_us: long_us });
+    let cut_off = |store, for_us| Action::Partition { side: vec![store], for_us };
+    match random.below(14) {
+        0..4 => {
+            act(plan, at_us, cut_off(one, long_us));
+            if random.chance(700) {
+                // Its clock is the slowest.
+                let for_us = plan.duration_us;
+                for store in 1..=stores {
+                    let speed_pm = match store == one {
+                        true => *FAIR_SPEEDS_PM.start(),
+                        false => *FAIR_SPEEDS_PM.end(),
+                    };
+                    act(plan, at_us, Action::DriftClock { store, speed_pm, for_us });
+                }
+            }
             if random.chance(500) {
                 // Somebody else's promise seems to end early.
                 let by_us = random.within(1..3_000) * MS;
@@ -80,37 +94,50 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
             }
             long_us
         }
-        3 => {
-            act(plan, at_us, Action::Pause { store: one, for_us: long_us / 2 });
-            if random.chance(500) {
-                act(plan, at_us, Action::Partition { side: vec![one], for_us: long_us });
-            }
-            long_us
+        4..6 => {
+            // It goes on with what has come meanwhile, and does not hear of its successor.
+            act(plan, at_us, Action::Pause { store: one, for_us: long_us });
+            act(plan, at_us + after_us, cut_off(one, 3 * long_us / 2));
+            3 * long_us / 2 + after_us
         }
-        4 | 5 => {
+        6..8 => {
             // Whoever hands over does not hear that it has succeeded.
             for region in 0..plan.cluster.regions {
                 let choice = random.number();
                 act(plan, at_us, Action::Transfer { region, choice });
             }
-            let (side, for_us) = (vec![one], election_us);
-            act(plan, at_us + after_us, Action::Partition { side, for_us });
-            for_us + after_us
+            act(plan, at_us + after_us, cut_off(one, election_us));
+            election_us + after_us
         }
-        6 => {
-            // The third store has not heard of the leader for long when the second forgets that it has.
+        8..10 => {
+            // The second store, which has all of the log, forgets that it has heard of the leader, when the
+            // third one has not heard of it for long.
             let cut_us = random.within(election_us..3 * election_us);
             let (for_us, down_us) = (cut_us + long_us, random.within(5..50) * MS);
             act(plan, at_us, Action::CutBetween { one, other, for_us });
             let second = (1..=stores).find(|store| ![one, other].contains(store)).unwrap_or(one);
             act(plan, at_us + cut_us, Action::Crash { store: second, down_us });
-            let alone = Action::Partition { side: vec![one], for_us: long_us };
-            act(plan, at_us + cut_us, alone);
+            act(plan, at_us + cut_us, cut_off(one, long_us));
+            for region in 1..=plan.cluster.regions {
+                let later_us = cut_us + down_us + random.within(1..200) * MS;
+                act(plan, at_us + later_us, Action::Campaign { store: second, region });
+            }
             for_us
         }
-        7 => {
+        10 => {
             act(plan, at_us, Action::Restart { store: one, down_us: after_us + 1 });
             after_us
+        }
+        11 => {
+            // What it hears is old, and what it says is not heard any more.
+            let by_us = random.within(3..12) * plan.cluster.tick_ms * MS;
+            for from in (1..=stores).filter(|store| *store != one) {
+                let for_us = election_us + long_us;
+                act(plan, at_us, Action::SlowLink { from, to: one, by_us, for_us });
+                let silence = Action::CutOneWay { from: one, to: from, for_us: long_us };
+                act(plan, at_us + election_us, silence);
+            }
+            election_us + long_us
         }
         _ if moves => {
             let region = random.below(plan.cluster.regions);
@@ -119,9 +146,8 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
                 act(plan, at_us, any_move(kind, random));
             }
             let store = *random.pick(&plan.cluster.stores_of(1 + region));
-            let (side, for_us) = (vec![store], election_us);
-            act(plan, at_us + after_us, Action::Partition { side, for_us });
-            for_us + after_us
+            act(plan, at_us + after_us, cut_off(store, election_us));
+            election_us + after_us
         }
         _ => {
             let region = 1 + random.below(plan.cluster.regions);
