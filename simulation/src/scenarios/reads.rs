@@ -74,25 +74,7 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
     let cut_off = |store, for_us| Action::Partition { side: vec![store], for_us };
     match random.below(14) {
         0..4 => {
-            act(plan, at_us, cut_off(one, long_us));
-            if random.chance(700) {
-                // Its clock is the slowest.
-                let for_us = plan.duration_us;
-                for store in 1..=stores {
-                    let speed_pm = match store == one {
-                        true => *FAIR_SPEEDS_PM.start(),
-                        false => *FAIR_SPEEDS_PM.end(),
-                    };
-                    act(plan, at_us, Action::DriftClock { store, speed_pm, for_us });
-                }
-            }
-            if random.chance(500) {
-                // Somebody else's promise seems to end early.
-                let by_us = random.within(1..3_000) * MS;
-                let later_us = random.below(election_us);
-                act(plan, at_us + later_us, Action::JumpClock { store: other, by_us });
-            }
-            long_us
+            leader_with_the_slowest_clock(plan, random, at_us, (one, other), election_us, long_us)
         }
         4..6 => {
             // It goes on with what has come meanwhile, and does not hear of its successor.
@@ -109,36 +91,12 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
             act(plan, at_us + after_us, cut_off(one, election_us));
             election_us + after_us
         }
-        8..10 => {
-            // The second store, which has all of the log, forgets that it has heard of the leader, when the
-            // third one has not heard of it for long.
-            let cut_us = random.within(election_us..3 * election_us);
-            let (for_us, down_us) = (cut_us + long_us, random.within(5..50) * MS);
-            act(plan, at_us, Action::CutBetween { one, other, for_us });
-            let second = (1..=stores).find(|store| ![one, other].contains(store)).unwrap_or(one);
-            act(plan, at_us + cut_us, Action::Crash { store: second, down_us });
-            act(plan, at_us + cut_us, cut_off(one, long_us));
-            for region in 1..=plan.cluster.regions {
-                let later_us = cut_us + down_us + random.within(1..200) * MS;
-                act(plan, at_us + later_us, Action::Campaign { store: second, region });
-            }
-            for_us
-        }
+        8..10 => voter_that_forgets(plan, random, at_us, (one, other), election_us, long_us),
         10 => {
             act(plan, at_us, Action::Restart { store: one, down_us: after_us + 1 });
             after_us
         }
-        11 => {
-            // What it hears is old, and what it says is not heard any more.
-            let by_us = random.within(3..12) * plan.cluster.tick_ms * MS;
-            for from in (1..=stores).filter(|store| *store != one) {
-                let for_us = election_us + long_us;
-                act(plan, at_us, Action::SlowLink { from, to: one, by_us, for_us });
-                let silence = Action::CutOneWay { from: one, to: from, for_us: long_us };
-                act(plan, at_us + election_us, silence);
-            }
-            election_us + long_us
-        }
+        11 => leader_that_hears_late(plan, random, at_us, one, election_us, long_us),
         _ if moves => {
             let region = random.below(plan.cluster.regions);
             let kind = *random.pick(&[FaultKind::PeersChanged, FaultKind::RegionSplit]);
@@ -156,4 +114,81 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
             after_us
         }
     }
+}
+
+/// One store is cut off, mostly while its clock is the slowest.
+fn leader_with_the_slowest_clock(
+    plan: &mut Plan,
+    random: &mut Random,
+    at_us: u64,
+    (one, other): (u64, u64),
+    election_us: u64,
+    long_us: u64,
+) -> u64 {
+    let stores = plan.cluster.stores;
+    act(plan, at_us, Action::Partition { side: vec![one], for_us: long_us });
+    if random.chance(700) {
+        // Its clock is the slowest.
+        let for_us = plan.duration_us;
+        for store in 1..=stores {
+            let speed_pm = match store == one {
+                true => *FAIR_SPEEDS_PM.start(),
+                false => *FAIR_SPEEDS_PM.end(),
+            };
+            act(plan, at_us, Action::DriftClock { store, speed_pm, for_us });
+        }
+    }
+    if random.chance(500) {
+        // Somebody else's promise seems to end early.
+        let by_us = random.within(1..3_000) * MS;
+        let later_us = random.below(election_us);
+        act(plan, at_us + later_us, Action::JumpClock { store: other, by_us });
+    }
+    long_us
+}
+
+/// Another store leads behind the back of the first.
+fn voter_that_forgets(
+    plan: &mut Plan,
+    random: &mut Random,
+    at_us: u64,
+    (one, other): (u64, u64),
+    election_us: u64,
+    long_us: u64,
+) -> u64 {
+    let stores = plan.cluster.stores;
+    // The second store, which has all of the log, forgets that it has heard of the leader, when the
+    // third one has not heard of it for long.
+    let cut_us = random.within(election_us..3 * election_us);
+    let (for_us, down_us) = (cut_us + long_us, random.within(5..50) * MS);
+    act(plan, at_us, Action::CutBetween { one, other, for_us });
+    let second = (1..=stores).find(|store| ![one, other].contains(store)).unwrap_or(one);
+    act(plan, at_us + cut_us, Action::Crash { store: second, down_us });
+    act(plan, at_us + cut_us, Action::Partition { side: vec![one], for_us: long_us });
+    for region in 1..=plan.cluster.regions {
+        let later_us = cut_us + down_us + random.within(1..200) * MS;
+        act(plan, at_us + later_us, Action::Campaign { store: second, region });
+    }
+    for_us
+}
+
+/// One store hears everything late, and is not heard itself.
+fn leader_that_hears_late(
+    plan: &mut Plan,
+    random: &mut Random,
+    at_us: u64,
+    one: u64,
+    election_us: u64,
+    long_us: u64,
+) -> u64 {
+    let stores = plan.cluster.stores;
+    // What it hears is old, and what it says is not heard any more.
+    let by_us = random.within(3..12) * plan.cluster.tick_ms * MS;
+    for from in (1..=stores).filter(|store| *store != one) {
+        let for_us = election_us + long_us;
+        act(plan, at_us, Action::SlowLink { from, to: one, by_us, for_us });
+        let silence = Action::CutOneWay { from: one, to: from, for_us: long_us };
+        act(plan, at_us + election_us, silence);
+    }
+    election_us + long_us
 }
