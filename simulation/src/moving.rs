@@ -99,6 +99,9 @@ pub(crate) fn ambushes(_: &Scenario, random: &mut Random) -> Plan {
         }
         at_us += pace * random.within(gap_us / 16..gap_us / 2);
     }
+    // What belongs to an action near the end may come too late.
+    let duration_us = plan.duration_us;
+    plan.actions.retain(|timed| timed.at_us <= duration_us);
     plan
 }
 
