@@ -56,6 +56,9 @@ impl AdminRequest {
 /// The regions that a request has led to.
 pub type Regions = Result<Vec<RegionDescription>, ProposeError>;
 
+/// Between two attempts to hand leadership over.
+const EVICT_AGAIN: Duration = Duration::from_millis(20);
+
 impl StoreHandle {
     /// Asks and waits for the answer. Not from a callback.
     ///
@@ -120,9 +123,12 @@ impl StoreHandle {
                     break;
                 }
             }
-            if self.leaders() == 0 || start.elapsed() >= patience {
+            let left = patience.saturating_sub(start.elapsed());
+            if self.leaders() == 0 || left.is_zero() {
                 return self.leaders();
             }
+            // Whoever was refused just now would be so again.
+            std::thread::park_timeout(left.min(EVICT_AGAIN));
         }
     }
 }

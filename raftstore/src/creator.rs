@@ -91,6 +91,14 @@ impl Creator {
                 self.restore(&handle.inner.router, new_region(record.clone()));
             }
         }
+        // The state machine may have something of a region whose log is gone.
+        let set_aside = self.set_aside.lock();
+        for RegionDescription { id, .. } in admitted.iter().map(|record| &record.description) {
+            if let Some(reason) = set_aside.get(id) {
+                let reason = format!("it is set aside: {reason}");
+                return Err(StartError::Region { region_id: *id, reason });
+            }
+        }
         Ok(())
     }
 
