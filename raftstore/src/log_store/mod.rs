@@ -1,8 +1,8 @@
 //! The seam to the disk that holds Raft's logs.
 //!
 //! A [`LogStore`] keeps, for each region of a store, its log entries, its hard state, where its log
-//! begins, and its [`RegionRecord`]. What one [`LogBatch`] writes for a region becomes durable together or
-//! not at all, so that a crash at any instruction leaves one consistent story.
+//! begins, and its [`RegionRecord`]. Each [`RegionWrite`] becomes durable whole or not at all, and none before
+//! those in front of it, so that a crash at any instruction leaves one consistent story.
 
 mod batches;
 mod engine;
@@ -108,8 +108,8 @@ pub enum LogStoreError {
 /// Keeps Raft's logs. Called from several threads at once, once per batch.
 ///
 /// # Contract
-/// * [`write`](Self::write) is with `sync` durable when it returns. Of one that a crash interrupts, the
-///   part of each region is there or not. One that has a record, a cut, a `clear` or an identity in it is
+/// * [`write`](Self::write) is with `sync` durable when it returns. Of a batch that a crash interrupts, the
+///   first so many writes are there, each of them whole. One that has a record, a cut, a `clear` or an identity in it is
 ///   atomic over all its regions. After an error nothing more may be written.
 /// * What was written is at once visible to the [`LogReader`] methods, synced or not.
 /// * What [`load`](Self::load) returns is durable. A process that was killed may have written what it

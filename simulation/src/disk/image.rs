@@ -140,7 +140,19 @@ impl Image {
     }
 }
 
-/// A store's disk: what is durable, and the batches written since the last sync, in order.
+/// What a crash may take one without the other, from the last one on: the contract of a log store keeps a
+/// batch together only where it has a record, a cut, a `clear` or an identity.
+fn parts(batch: &LogBatch) -> Vec<LogBatch> {
+    let is_plain =
+        |write: &RegionWrite| write.record.is_none() && write.truncated.is_none() && !write.clear;
+    if batch.ident.is_some() || !batch.writes.iter().all(is_plain) {
+        return vec![batch.clone()];
+    }
+    let part = |write: &RegionWrite| LogBatch { writes: vec![write.clone()], ident: None };
+    batch.writes.iter().map(part).collect()
+}
+
+/// A store's disk: what is durable, and the parts of batches written since the last sync, in order.
 #[derive(Debug, Default)]
 pub struct Disk {
     durable: Image,
@@ -159,7 +171,7 @@ impl Disk {
         &self.current
     }
 
-    /// Batches that a crash may take away, from the last one on.
+    /// Parts that a crash may take away, from the last one on.
     pub fn unsynced(&self) -> usize {
         self.unsynced.len()
     }
@@ -180,13 +192,13 @@ impl Disk {
             check(store, write, log, ledger);
             log.apply(write.clone())?;
         }
-        self.unsynced.push(batch.clone());
+        self.unsynced.extend(parts(batch));
         Ok(())
     }
 
     /// A batch of which nobody knows whether it was written: its write failed.
     pub fn write_perhaps(&mut self, batch: &LogBatch) {
-        self.unsynced.push(batch.clone());
+        self.unsynced.extend(parts(batch));
     }
 
     /// Makes everything durable that is written.
@@ -196,14 +208,14 @@ impl Disk {
         }
     }
 
-    /// A crash of which the first `kept` unsynced batches survive.
+    /// A crash of which the first `kept` unsynced parts survive.
     pub fn crash(&mut self, kept: usize) {
         self.unsynced.truncate(kept);
         self.sync();
         self.current = self.durable.clone();
     }
 
-    /// What might be found after a crash: the durable image, and then one with each further batch.
+    /// What might be found after a crash: the durable image, and then one with each further part.
     pub fn possible(&self) -> Vec<Image> {
         let mut images = vec![self.durable.clone()];
         for batch in &self.unsynced {
