@@ -35,6 +35,7 @@ fn check_entry(bytes: &[u8]) {
     let Ok(command) = Command::decode(region, &entry) else { return };
     // A command is understood only if nothing about its entry was overlooked.
     let whole = Entry {
+        entry_type: entry.entry_type,
         index: entry.index,
         term: entry.term,
         context: entry.context.clone(),

@@ -233,6 +233,11 @@ impl Driven {
     /// Wins an election where that is possible.
     pub fn elect(&mut self) {
         self.drain();
+        // A peer that has just started stands for election only when every lease is over that it may have granted.
+        for _ in 0..self.config.election_ticks {
+            self.tick(1);
+        }
+        self.drain();
         self.campaign();
         // Pre-votes, votes, the first append, and the commit index after it.
         for _ in 0..4 {
