@@ -222,6 +222,13 @@ pub const SCENARIOS: &[Scenario] = &[
         promises: reads::PROMISES,
         build: |_, random| reads::reads(random),
     },
+    Scenario {
+        name: "leases",
+        about: "leaders are cut off, and read from until their leases end",
+        share: 8,
+        promises: &[FaultKind::LeaseRead, FaultKind::DeposedAsked, FaultKind::ClockDrift],
+        build: |_, random| reads::leases(random),
+    },
     matrix("matrix", "five stores without faults", 2, |_, random| switches(random, "")),
     matrix("matrix-u", "10 % of messages lost", 2, |_, random| switches(random, "u")),
     matrix("matrix-p", "a new cut every 0.5 to 0.7 s", 2, |_, random| switches(random, "p")),

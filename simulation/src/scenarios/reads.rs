@@ -34,13 +34,13 @@ pub(super) fn reads(random: &mut Random) -> Plan {
     cluster.election_ticks = *random.pick(&[6, 6, 10]);
     cluster.mailbox_capacity = 4096;
     cluster.leases = true;
-    load.clients = random.within(3..8);
-    load.think_us = (0, random.within(5..60) * MS);
-    load.keys = random.within(1..4);
+    load.clients = random.within(4..9);
+    load.think_us = (0, random.within(3..30) * MS);
+    load.keys = random.within(1..3);
     (load.read_pm, load.compare_pm, load.big_pm) = (50, 100, 0);
     (load.leader_read_pm, load.any_read_pm, load.stale_read_pm) = (250, 250, 50);
-    // Half an election timeout at most: who waits for a leader that is cut off goes on.
-    load.patience_us = random.within(1..6) * cluster.election_us() / 20;
+    // Much less than an election timeout: who has waited for a leader that is cut off is there for the next.
+    load.patience_us = random.within(1..5) * cluster.election_us() / 40;
     let moves = random.chance(600);
     let election_us = cluster.election_us() / 2;
     let mut plan = calm(cluster, load);
@@ -50,6 +50,34 @@ pub(super) fn reads(random: &mut Random) -> Plan {
     let mut at_us = SECOND;
     while at_us + 4 * election_us < plan.duration_us {
         at_us += event(&mut plan, random, at_us, election_us, moves);
+        at_us += random.within(0..election_us);
+    }
+    plan
+}
+
+/// A plan of nothing but leaders that are cut off, and of leases that end when others are elected, or just
+/// before.
+pub(super) fn leases(random: &mut Random) -> Plan {
+    let (mut cluster, mut load) = (cluster(random, 3), load(random));
+    cluster.regions = random.within(4..10);
+    cluster.tick_ms = *random.pick(&[50, 100]);
+    cluster.election_ticks = 6;
+    cluster.mailbox_capacity = 4096;
+    cluster.leases = true;
+    load.clients = random.within(10..20);
+    load.think_us = (0, random.within(3..20) * MS);
+    (load.keys, load.hot_pm, load.big_pm) = (1, 0, 0);
+    (load.read_pm, load.compare_pm, load.stale_read_pm) = (0, 100, 0);
+    (load.leader_read_pm, load.any_read_pm) = (200, 400);
+    load.patience_us = random.within(1..5) * cluster.election_us() / 40;
+    let election_us = cluster.election_us() / 2;
+    let mut plan = calm(cluster, load);
+    plan.network.delay_us = *random.pick(&[(50, 200), (100, 2_000)]);
+    // Shorter than others: there is more going on.
+    plan.duration_us = 30 * SECOND;
+    let mut at_us = SECOND;
+    while at_us + 4 * election_us < plan.duration_us {
+        at_us += leader_with_the_slowest_clock(&mut plan, random, at_us, election_us);
         at_us += random.within(0..election_us);
     }
     plan
@@ -72,10 +100,8 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
     let long_us = random.within(5 * election_us / 4..3 * election_us);
     let after_us = random.below(60 * MS);
     let cut_off = |store, for_us| Action::Partition { side: vec![store], for_us };
-    match random.below(14) {
-        0..4 => {
-            leader_with_the_slowest_clock(plan, random, at_us, (one, other), election_us, long_us)
-        }
+    match random.below(16) {
+        0..4 => leader_with_the_slowest_clock(plan, random, at_us, election_us),
         4..6 => {
             // It goes on with what has come meanwhile, and does not hear of its successor.
             act(plan, at_us, Action::Pause { store: one, for_us: long_us });
@@ -88,8 +114,14 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
                 let choice = random.number();
                 act(plan, at_us, Action::Transfer { region, choice });
             }
-            act(plan, at_us + after_us, cut_off(one, election_us));
-            election_us + after_us
+            if random.chance(500) {
+                act(plan, at_us + after_us, cut_off(one, election_us));
+                return election_us + after_us;
+            }
+            for from in (1..=stores).filter(|store| *store != one) {
+                act(plan, at_us, Action::CutOneWay { from, to: one, for_us: election_us });
+            }
+            election_us
         }
         8..10 => voter_that_forgets(plan, random, at_us, (one, other), election_us, long_us),
         10 => {
@@ -97,6 +129,15 @@ fn event(plan: &mut Plan, random: &mut Random, at_us: u64, election_us: u64, mov
             after_us
         }
         11 => leader_that_hears_late(plan, random, at_us, one, election_us, long_us),
+        12 | 13 => {
+            // Whoever takes over is followed long before anything of its term is written.
+            let by_us = random.within(3..6) * plan.cluster.tick_ms * MS;
+            for store in 1..=stores {
+                act(plan, at_us, Action::SlowDisk { store, by_us, for_us: 2 * long_us });
+            }
+            act(plan, at_us, cut_off(one, long_us));
+            2 * long_us
+        }
         _ if moves => {
             let region = random.below(plan.cluster.regions);
             let kind = *random.pick(&[FaultKind::PeersChanged, FaultKind::RegionSplit]);
@@ -121,11 +162,12 @@ fn leader_with_the_slowest_clock(
     plan: &mut Plan,
     random: &mut Random,
     at_us: u64,
-    (one, other): (u64, u64),
     election_us: u64,
-    long_us: u64,
 ) -> u64 {
     let stores = plan.cluster.stores;
+    let one = 1 + random.below(stores);
+    let other = 1 + (one + random.below(stores - 1)) % stores;
+    let long_us = random.within(5 * election_us / 4..3 * election_us);
     act(plan, at_us, Action::Partition { side: vec![one], for_us: long_us });
     if random.chance(700) {
         // Its clock is the slowest.
