@@ -6,8 +6,8 @@
 //! `cargo bench -p benches --bench inspection [REGIONS]`
 
 use raftstore::{
-    InProcessTransport, MemoryLogStore, OrderedMap, Peer, PeerId, RegionDescription, RegionEpoch,
-    RegionId, Store, StoreConfig, StoreId,
+    InProcessTransport, MemoryLogStore, OrderedMap, Peer, PeerId, RegionDescription, RegionId,
+    Store, StoreConfig, StoreId,
 };
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,14 +16,12 @@ use std::time::{Duration, Instant};
 const REPEAT: usize = 11;
 
 fn region(id: u64) -> RegionDescription {
-    RegionDescription {
-        id: RegionId::new(id),
-        start_key: id.to_be_bytes().to_vec().into(),
-        end_key: (id + 1).to_be_bytes().to_vec().into(),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: vec![Peer::voter(PeerId::new(id), StoreId::new(1))],
-        joint: false,
-    }
+    RegionDescription::new(
+        RegionId::new(id),
+        id.to_be_bytes().to_vec(),
+        (id + 1).to_be_bytes().to_vec(),
+        [Peer::voter(PeerId::new(id), StoreId::new(1))],
+    )
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

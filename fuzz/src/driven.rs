@@ -38,14 +38,7 @@ pub const fn voter(n: u64) -> Peer {
 pub fn description(voters: u64, learners: u64) -> RegionDescription {
     let learner = |n| Peer::learner(PeerId::new(n), StoreId::new(n));
     let peers = (1..=voters).map(voter).chain((voters + 1..=voters + learners).map(learner));
-    RegionDescription {
-        id: REGION,
-        start_key: Bytes::new(),
-        end_key: Bytes::new(),
-        epoch: EPOCH,
-        peers: peers.collect(),
-        joint: false,
-    }
+    RegionDescription::new(REGION, Bytes::new(), Bytes::new(), peers)
 }
 
 /// Bounds so low that a short history reaches them.

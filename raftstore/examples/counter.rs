@@ -3,8 +3,8 @@
 
 use raftstore::{
     AppliedState, Bytes, InProcessTransport, Index, MemoryLogStore, Peer, PeerId, PeerRole, Pieces,
-    ProposeError, RegionCommands, RegionDescription, RegionEpoch, RegionId, SnapshotSource,
-    StateMachine, StateMachineError, Store, StoreId,
+    ProposeError, RegionCommands, RegionDescription, RegionId, SnapshotSource, StateMachine,
+    StateMachineError, Store, StoreId,
 };
 use std::sync::{Arc, Mutex};
 
@@ -61,14 +61,7 @@ impl StateMachine for Counter {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let region = RegionId::new(1);
     let voter = |id| Peer { id: PeerId::new(id), store: StoreId::new(id), role: PeerRole::Voter };
-    let description = RegionDescription {
-        id: region,
-        start_key: Default::default(),
-        end_key: Default::default(),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: (1..=3).map(voter).collect(),
-        joint: false,
-    };
+    let description = RegionDescription::new(region, "", "", (1..=3).map(voter));
     let network = InProcessTransport::new();
     let mut stores = Vec::new();
     for id in 1..=3 {

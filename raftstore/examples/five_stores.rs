@@ -6,7 +6,7 @@
 
 use raftstore::{
     AdminRequest, InProcessTransport, MapCommand, MemoryLogStore, OrderedMap, Peer, PeerChange,
-    PeerId, RegionDescription, RegionEpoch, RegionId, Store, StoreId,
+    PeerId, RegionDescription, RegionId, Store, StoreId,
 };
 use std::error::Error;
 use std::sync::Arc;
@@ -32,14 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let first = stores[0].handle();
     let peer = |id| (PeerId::new(id), StoreId::new(id));
-    first.bootstrap(&[RegionDescription {
-        id: REGION,
-        start_key: Default::default(),
-        end_key: Default::default(),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: vec![Peer::voter(peer(1).0, peer(1).1)],
-        joint: false,
-    }])?;
+    first.bootstrap(&[RegionDescription::new(
+        REGION,
+        "",
+        "",
+        [Peer::voter(peer(1).0, peer(1).1)],
+    )])?;
     first.campaign(REGION);
     wait_for("a leader", || first.leaders() == 1)?;
     first.propose(REGION, MapCommand::put("the first", "before the others came").encode())?;

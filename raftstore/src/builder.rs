@@ -12,6 +12,7 @@ use crate::placement::Placement;
 use crate::snapshot::{DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotFiles};
 use crate::state_machine::StateMachine;
 use crate::store::Store;
+use crate::store_mark;
 use crate::transport::Transport;
 use prometheus::Registry;
 use region::{StoreId, StoreIdent};
@@ -149,14 +150,21 @@ impl StoreBuilder {
         if self.store_id.get() == 0 {
             return Err(StartError::Config("the store id is 0, allowed is 1 and more".to_owned()));
         }
-        let state_machine = self.state_machine.clone();
-        let state_machine = state_machine.ok_or(StartError::Incomplete("a state machine"))?;
-        let transport = self.transport.clone().ok_or(StartError::Incomplete("a transport"))?;
+        let (Some(state_machine), Some(transport)) =
+            (self.state_machine.clone(), self.transport.clone())
+        else {
+            return Err(self.incomplete());
+        };
         let log_store = self.open_log_store()?;
         let stored = log_store.load()?;
         self.check_ident(&stored, &*log_store)?;
+        if let Some(path) = &self.data_dir {
+            store_mark::leave(path, self.ident())?;
+        }
         let snapshot_files = self.open_snapshot_files()?;
-        let metrics = Arc::new(Metrics::register(&self.registry, self.store_id)?);
+        let metrics = Metrics::register(&self.registry, self.store_id)
+            .map_err(|cause| StartError::Metrics { store: self.store_id, cause })?;
+        let metrics = Arc::new(metrics);
         let (clock, placement) = (self.clock, self.placement);
         let observers = Arc::new(Observers::new(self.store_id, self.observers));
         let seams = Seams {
@@ -172,6 +180,20 @@ impl StoreBuilder {
         Ok((parts, stored, self.registry))
     }
 
+    fn ident(&self) -> StoreIdent {
+        StoreIdent { cluster_id: self.config.cluster_id, store_id: self.store_id }
+    }
+
+    fn incomplete(&self) -> StartError {
+        let parts = [
+            (self.state_machine.is_none(), "a state_machine"),
+            (self.transport.is_none(), "a transport"),
+            (self.log_store.is_none() && self.data_dir.is_none(), "a data_dir or a log_store"),
+        ];
+        let missing: Vec<_> = parts.iter().filter(|part| part.0).map(|part| part.1).collect();
+        StartError::Incomplete(missing.join(", "))
+    }
+
     fn open_log_store(&self) -> Result<Arc<dyn LogStore>, StartError> {
         match (&self.log_store, &self.data_dir) {
             (Some(log_store), None) => Ok(log_store.clone()),
@@ -179,7 +201,7 @@ impl StoreBuilder {
                 let path = path.join("raft-log");
                 Ok(Arc::new(RaftEngineLogStore::open(&path, &self.config.log)?))
             }
-            (None, None) => Err(StartError::Incomplete("a log_store or a data_dir")),
+            (None, None) => Err(self.incomplete()),
             (Some(_), Some(_)) => {
                 let both = "both a log_store and a data_dir were given".to_owned();
                 Err(StartError::Config(both))
@@ -204,9 +226,13 @@ impl StoreBuilder {
 
     /// The first start signs the log; later ones compare.
     fn check_ident(&self, stored: &Stored, log_store: &dyn LogStore) -> Result<(), StartError> {
-        let ours = StoreIdent { cluster_id: self.config.cluster_id, store_id: self.store_id };
+        let ours = self.ident();
+        if let Some(path) = &self.data_dir {
+            store_mark::check(path, stored.ident)?;
+        }
         match stored.ident {
             Some(found) if found != ours => Err(StartError::WrongStore {
+                place: self.data_dir.clone(),
                 store: ours.store_id,
                 cluster: ours.cluster_id,
                 found_store: found.store_id,

@@ -225,9 +225,12 @@ impl StoreConfig {
     /// As for [`from_file`](Self::from_file).
     pub fn from_toml(text: &str) -> Result<Self, StartError> {
         let config: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            let at = error.span().map_or(0, |span| span.start);
+            let line = 1 + text[..at].matches('\n').count();
+            // Which key it is, serde does not say.
+            let shown = text.lines().nth(line - 1).unwrap_or_default().trim();
             let message = error.message().replace('\n', " ");
-            StartError::Config(format!("line {line}: {message}"))
+            StartError::Config(format!("line {line} ({shown}): {message}"))
         })?;
         config.validate()?;
         Ok(config)
@@ -437,7 +440,7 @@ mod tests {
             ("pollars = 3", vec!["pollars", "line 1"]),
             ("\n[raft]\ntick = 3", vec!["tick", "line 3"]),
             ("pollers = 1000", vec!["pollers", "1000", "64"]),
-            ("pollers = \"two\"", vec!["line 1", "invalid type"]),
+            ("pollers = \"two\"", vec!["line 1 (pollers = ", "invalid type"]),
             ("[raft]\ntick_interval = \"1us\"", vec!["raft.tick_interval", "5ms"]),
             ("[raft]\nelection_ticks = 1", vec!["election_ticks"]),
             ("queue_size = \"1 B\"", vec!["queue_size"]),

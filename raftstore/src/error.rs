@@ -3,6 +3,7 @@
 use crate::log_store::LogStoreError;
 use crate::state_machine::StateMachineError;
 use region::{RegionId, StoreId};
+use std::path::PathBuf;
 
 /// Why a store did not start, or a region was not created.
 #[derive(Debug, thiserror::Error)]
@@ -10,15 +11,17 @@ pub enum StartError {
     /// A setting is wrong; the text names it.
     #[error("configuration: {0}")]
     Config(String),
-    /// The builder was not told something it needs.
+    /// The builder was not told something it needs; the text names everything.
     #[error("the store's builder lacks {0}")]
-    Incomplete(&'static str),
+    Incomplete(String),
     /// The log store cannot be opened, read or written.
     #[error(transparent)]
     LogStore(#[from] LogStoreError),
     /// The log store belongs to somebody else.
-    #[error("the log store belongs to store {found_store} of cluster {found_cluster}, not to store {store} of cluster {cluster}")]
+    #[error("the log store{} belongs to store {found_store} of cluster {found_cluster}, not to store {store} of cluster {cluster}", show_place(.place))]
     WrongStore {
+        /// The data directory, where there is one.
+        place: Option<PathBuf>,
         /// This store.
         store: StoreId,
         /// This cluster.
@@ -39,12 +42,23 @@ pub enum StartError {
     /// The operating system gives no thread.
     #[error("cannot start the store's threads: {0}")]
     Threads(String),
-    /// The metrics cannot be registered.
-    #[error("cannot register metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
+    /// The metrics cannot be registered: a registry takes each store once.
+    #[error(
+        "cannot register the metrics of store {store} (is it in this registry already?): {cause}"
+    )]
+    Metrics {
+        /// The store.
+        store: StoreId,
+        /// What the registry says.
+        cause: prometheus::Error,
+    },
     /// The store has stopped.
     #[error("the store has stopped")]
     Stopped,
+}
+
+fn show_place(place: &Option<PathBuf>) -> String {
+    place.as_ref().map(|place| format!(" in {}", place.display())).unwrap_or_default()
 }
 
 /// Why a running store stopped by itself: it could not make something durable, so it cannot promise

@@ -175,8 +175,11 @@ impl StoreHandle {
         creator.ok_or(StartError::Stopped)?.bootstrap(self, regions)
     }
 
-    /// Makes the peer here stand for election now. Says whether the region is here and its mailbox
-    /// not full.
+    /// Makes the peer here stand for election: now, or as soon as its log is applied and, after a restart,
+    /// no vote of before can bind it, which takes an election timeout. It does not if it hears of a leader
+    /// first, or has heard of one within an election timeout: ask that one to
+    /// [hand over](crate::AdminRequest::transfer_leader). Says whether the region is here and its mailbox not
+    /// full.
     pub fn campaign(&self, region: RegionId) -> bool {
         self.inner.router.send(region.get(), RegionMessage::Campaign).is_ok()
     }

@@ -1,8 +1,8 @@
 //! A Multi-Raft runtime to link into a storage node.
 //!
 //! A [`Store`] holds many regions, each a key range replicated by Raft, and drives them with a few
-//! poller threads. Bring your own [`StateMachine`]; [`LogStore`], [`Transport`] and [`Clock`] have
-//! defaults.
+//! poller threads. Bring your own [`StateMachine`] and, between processes, [`Transport`]; the crate has others
+//! for a beginning, and a [`LogStore`] on disk.
 //!
 //! See `docs/architecture.md` for the whole, `docs/write-path.md` for the way of one write, and
 //! `examples/` for the smallest program.
@@ -40,6 +40,7 @@ mod snapshot;
 mod state_machine;
 mod store;
 mod store_fsm;
+mod store_mark;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod transport;
@@ -70,8 +71,8 @@ pub use snapshot::{
     SnapshotMessage, StagedSnapshot,
 };
 pub use state_machine::{
-    Command, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands, RegionSize,
-    RegionSplit, SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
+    Command, MapAnswer, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands,
+    RegionSize, RegionSplit, SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
 };
 #[cfg(feature = "fjall")]
 pub use state_machine::{FjallConfig, FjallMap};

@@ -146,21 +146,15 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use region::{Peer, PeerId, PeerRole, RegionEpoch, StoreId};
+    use region::{Peer, PeerId, PeerRole, StoreId};
 
     fn region(id: u64, start: &'static str, end: &'static str) -> RegionDescription {
-        RegionDescription {
-            id: RegionId::new(id),
-            start_key: Bytes::from(start),
-            end_key: Bytes::from(end),
-            epoch: RegionEpoch { conf_ver: 1, version: 1 },
-            peers: vec![Peer {
-                id: PeerId::new(id),
-                store: StoreId::new(1),
-                role: PeerRole::Voter,
-            }],
-            joint: false,
-        }
+        RegionDescription::new(
+            RegionId::new(id),
+            Bytes::from(start),
+            Bytes::from(end),
+            [Peer { id: PeerId::new(id), store: StoreId::new(1), role: PeerRole::Voter }],
+        )
     }
 
     #[test]

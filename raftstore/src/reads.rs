@@ -54,7 +54,9 @@ impl ReadRequest {
     }
 
     /// The epoch of the region as the caller knows it: with another one, before or after the look, the answer
-    /// is `EpochNotMatch`. Without it a read of a key that has left the region by a split finds nothing.
+    /// is `EpochNotMatch`. Without it a read of a key that has left the region by a split sees what the state
+    /// machine shows of such a key: it should be nothing, as in the maps of this crate, for what another region
+    /// has here of it may be old.
     pub fn at_epoch(mut self, epoch: RegionEpoch) -> Self {
         self.epoch = Some(epoch);
         self
@@ -63,6 +65,10 @@ impl ReadRequest {
 
 impl StoreHandle {
     /// Looks with `f`, and returns what it saw. Waits where the lease does not stand; then not from a callback.
+    ///
+    /// `f` may be run more than once, where the region changed while it looked: what it returned before is then
+    /// thrown away. It must look at the contents as they are when it is run: by a lookup under a lock, or in a
+    /// snapshot or iterator that it opens itself. One that was opened before is worth nothing.
     ///
     /// # Errors
     /// See [`ReadError`]. A read that failed may always be repeated, here or at another store.

@@ -103,7 +103,8 @@ impl Store {
         let pool = start_pool(&parts)?;
         let handle = parts.handle(pool.router());
         let figures = Figures::new(&handle.inner);
-        figures.register(registry)?;
+        let taken = |cause| StartError::Metrics { store: parts.store_id, cause };
+        figures.register(registry).map_err(taken)?;
         let mut store = Self {
             handle,
             pool: Some(pool),

@@ -111,7 +111,7 @@ impl StateMachineSubject for OnDisk {
     }
 
     fn contents(&self, map: &FjallMap, region: &RegionDescription) -> Vec<(Bytes, Bytes)> {
-        map.scan(&region.start_key, &region.end_key, usize::MAX).expect("readable")
+        map.scan(region.id, &region.start_key, usize::MAX).expect("readable")
     }
 }
 

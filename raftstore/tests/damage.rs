@@ -4,8 +4,8 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, HardState};
 use raftstore::{
     ByteSize, EngineConfig, Index, LogBatch, LogReader, LogStore, Peer, PeerId, PeerRole,
-    RaftEngineLogStore, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionWrite,
-    StoreId, StoreIdent, Term, TruncatedState,
+    RaftEngineLogStore, RegionDescription, RegionId, RegionRecord, RegionWrite, StoreId,
+    StoreIdent, Term, TruncatedState,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,14 +33,12 @@ struct Region {
 fn record(id: u64) -> RegionRecord {
     let peer_id = PeerId::new(id * 10);
     let peer = Peer { id: peer_id, store: StoreId::new(1), role: PeerRole::Voter };
-    let description = RegionDescription {
-        id: RegionId::new(id),
-        start_key: Bytes::from(vec![id as u8]),
-        end_key: Bytes::from(vec![id as u8 + 1]),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: vec![peer],
-        joint: false,
-    };
+    let description = RegionDescription::new(
+        RegionId::new(id),
+        Bytes::from(vec![id as u8]),
+        Bytes::from(vec![id as u8 + 1]),
+        [peer],
+    );
     RegionRecord::new(description, peer_id)
 }
 

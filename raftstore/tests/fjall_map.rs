@@ -6,8 +6,8 @@ mod common;
 
 use common::{copy_directory, eventually, region};
 use raftstore::{
-    AppliedState, ByteSize, Bytes, Command, FjallConfig, FjallMap, Index, MapCommand, OrderedMap,
-    Pieces, RegionCommands, RegionDescription, RegionId, StateMachine, Term,
+    AppliedState, ByteSize, Bytes, Command, FjallConfig, FjallMap, Index, MapAnswer, MapCommand,
+    OrderedMap, Pieces, RegionCommands, RegionDescription, RegionId, StateMachine, Term,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,12 +51,18 @@ fn put(key: &str, value: &str) -> MapCommand {
 fn apply(map: &FjallMap, parts: Vec<RegionCommands>) -> Vec<String> {
     let mut parts = parts;
     map.apply(&mut parts).expect("applied");
-    let outputs = parts.iter().flat_map(|part| &part.commands);
-    outputs.map(|command| String::from_utf8_lossy(&command.output).into_owned()).collect()
+    let commands = parts.iter().flat_map(|part| &part.commands);
+    let text = |command: &Command| match MapAnswer::decode(command.output.clone()) {
+        Ok(MapAnswer::Done(None)) => String::new(),
+        Ok(MapAnswer::Done(Some(value))) => String::from_utf8_lossy(&value).into_owned(),
+        Ok(MapAnswer::Refused(reason)) => format!("refused: {reason}"),
+        Err(error) => panic!("{error}"),
+    };
+    commands.map(text).collect()
 }
 
 fn keys(map: &FjallMap) -> Vec<String> {
-    let pairs = map.scan(b"", b"", usize::MAX).expect("readable");
+    let pairs = map.scan_all(usize::MAX).expect("readable");
     pairs.into_iter().map(|(key, _)| String::from_utf8_lossy(&key).into_owned()).collect()
 }
 
@@ -77,19 +83,27 @@ fn answers_are_values_before_and_reasons() {
             part(&narrow, 16, &[put("d", "2"), MapCommand::delete("d"), put("b", "1")]),
         ],
     );
-    let (outside, empty) = ("the key is not in the range of the region", "a key must not be empty");
-    let too_long = "a key must not be longer than 65535 bytes";
+    let outside = "refused: the key is not in the range of the region";
+    let empty = "refused: a key must not be empty";
+    let too_long = "refused: a key must not be longer than 65535 bytes";
     let expected = ["", "1", "2", "", outside, empty, too_long, "", outside, outside, ""];
     assert_eq!(outputs, expected);
+    // The rest is not the region's any more, also where it is there.
     assert_eq!(keys(&map), ["a", "b", "d"]);
-    assert_eq!(map.get(b"a").expect("readable").as_deref(), Some(&b"3"[..]));
-    assert_eq!(map.get(b"m").expect("readable"), None);
-    assert_eq!(map.scan(b"a", b"d", 1).expect("readable").len(), 1);
-    assert_eq!(map.scan(b"b", b"d", 9).expect("readable"), [("b".into(), "1".into())]);
-    assert_eq!(map.scan(b"d", b"b", 9).expect("readable"), []);
+    let (one, two) = (RegionId::new(1), RegionId::new(2));
+    let get = |region, key: &[u8]| map.get(region, key).expect("readable");
+    assert_eq!(get(one, b"a").as_deref(), Some(&b"3"[..]));
+    assert_eq!((get(one, b"m"), get(one, b"d"), get(two, b"d")), (None, None, None));
+    let right = described(2, "c", "");
+    apply(&map, vec![part(&right, 6, &[])]);
+    assert_eq!((get(one, b"d"), get(two, b"d").as_deref()), (None, Some(&b"1"[..])));
+    assert_eq!(map.scan(one, b"", 1).expect("readable").len(), 1);
+    assert_eq!(map.scan(one, b"aa", 9).expect("readable"), [("b".into(), "1".into())]);
+    assert_eq!(map.scan(one, b"d", 9).expect("readable"), []);
+    assert_eq!(map.scan(two, b"", 9).expect("readable"), [("d".into(), "1".into())]);
     let mut damaged = part(&left, 17, &[put("a", "4")]);
     damaged.commands[0].payload = Bytes::from_static(b"no");
-    assert_eq!(apply(&map, vec![damaged]), ["not a map command: shorter than its header"]);
+    assert_eq!(apply(&map, vec![damaged]), ["refused: not a map command: shorter than its header"]);
 }
 
 #[test]
@@ -127,7 +141,7 @@ fn a_map_that_cannot_be_opened_says_why() {
     std::fs::write(&file, "no directory").expect("written");
     assert!(open(&file, &config).contains(file.to_str().expect("UTF-8")));
     let error = open(&path, &FjallConfig { workers: 0, ..config });
-    assert_eq!(error, "workers is 0, allowed is 1 to 64");
+    assert_eq!(error, "FjallConfig: workers is 0, allowed is 1 to 64");
 }
 
 #[test]
@@ -294,8 +308,10 @@ fn assert_is_a_step(map: &FjallMap, states: &[BTreeMap<Bytes, Bytes>], what: &st
         applied.map_or(5, |applied| applied.index.get())
     };
     assert_eq!(index(1), index(2), "{what}: a batch is one step");
-    let there: BTreeMap<Bytes, Bytes> =
-        map.scan(b"", b"", usize::MAX).expect("readable").into_iter().collect();
+    let there: BTreeMap<Bytes, Bytes> = [1, 2]
+        .into_iter()
+        .flat_map(|id| map.scan(RegionId::new(id), b"", usize::MAX).expect("readable"))
+        .collect();
     assert_eq!(there, states[index(1) as usize - 5], "{what}");
     index(1)
 }

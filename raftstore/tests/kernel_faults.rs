@@ -108,7 +108,7 @@ fn syncs_that_fail_on_every_store_lose_nothing_that_was_acknowledged() {
 fn a_log_directory_that_cannot_be_synced_stops_its_store() {
     // It is synced where the next log file begins; by the thread that starts the stores a few times before.
     let failures =
-        fails_and_heals(&["fsync:error=EIO:when=8"], None, "a quorum fails in small files");
+        fails_and_heals(&["fsync:error=EIO:when=14"], None, "a quorum fails in small files");
     assert_all_say(&failures, "cannot write the log");
     assert_all_say(&failures, "Input/output error");
 }

@@ -73,7 +73,7 @@ impl Leftovers for raftstore::OrderedMap {}
 #[cfg(feature = "fjall")]
 impl Leftovers for raftstore::FjallMap {
     fn leftovers(&self, here: &[&RegionDescription]) -> Vec<Bytes> {
-        let pairs = self.scan(b"", b"", usize::MAX).expect("readable");
+        let pairs = self.scan_all(usize::MAX).expect("readable");
         let keys = pairs.into_iter().map(|(key, _)| key);
         keys.filter(|key| !here.iter().any(|region| region.contains(key))).collect()
     }

@@ -115,7 +115,7 @@ fn orders_are_carried_out_and_reported() {
             "store 2 has peer 12 already",
         ),
         (Operator::SplitAt(vec!["b".into(), "a".into()]), "split key 1 is smaller"),
-        (Operator::SplitAt(Vec::new()), "no key to split at"),
+        (Operator::SplitAt(Vec::new()), "no split key is given"),
     ] {
         let refused = refusal(&placement, operator);
         assert!(refused.contains(reason), "{refused:?} does not say {reason:?}");

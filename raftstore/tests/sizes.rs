@@ -5,8 +5,8 @@ mod common;
 use bytes::Bytes;
 use common::region;
 use raftstore::{
-    AppliedState, Command, Index, MapCommand, OrderedMap, RegionCommands, RegionDescription,
-    RegionId, RegionSplit, StateMachine, Term,
+    AppliedState, Command, Index, MapAnswer, MapCommand, OrderedMap, RegionCommands,
+    RegionDescription, RegionId, RegionSplit, StateMachine, Term,
 };
 use std::sync::Arc;
 
@@ -74,7 +74,8 @@ fn sizes_follow_every_step(machine: &dyn StateMachine) {
     assert_eq!(size(machine, 2), Some((33, 4)));
     // Its key is another region's by now: refused, with a reason.
     let refused = apply(machine, &parent, &[MapCommand::put("07", "x")]);
-    assert_eq!(refused, ["the key is not in the range of the region"]);
+    let reason = "the key is not in the range of the region".to_owned();
+    assert_eq!(refused, [MapAnswer::Refused(reason).encode()]);
     assert_eq!(size(machine, 1), Some((70, 7)));
 
     let mut snapshot = machine.snapshot(child.id).expect("a snapshot");

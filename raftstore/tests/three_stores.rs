@@ -5,7 +5,8 @@ mod common;
 use bytes::Bytes;
 use common::{config, eventually, key_in, region, regions, Cluster};
 use raftstore::{
-    MapCommand, ProposeError, RegionEpoch, RegionId, StartError, Store, StoreConfig, StoreId, Write,
+    MapAnswer, MapCommand, ProposeError, RegionEpoch, RegionId, StartError, Store, StoreConfig,
+    StoreId, Write,
 };
 use std::future::Future;
 use std::pin::pin;
@@ -29,11 +30,15 @@ fn a_write_is_answered_in_all_three_ways_and_reaches_all_stores() {
     let (sender, answers) = std::sync::mpsc::channel();
     leader.propose_with(region, put("k", "2"), move |answer| sender.send(answer).expect("heard"));
     let second = answers.recv().expect("answered").expect("with success");
-    assert_eq!(&second.value[..], b"1");
+    let previous = |value: &Bytes| match MapAnswer::decode(value.clone()) {
+        Ok(MapAnswer::Done(previous)) => previous,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(previous(&second.value).as_deref(), Some(&b"1"[..]));
     assert!(second.index > first.index);
 
     let third = block_on(leader.propose_async(region, put("k", "3"))).expect("with success");
-    assert_eq!(&third.value[..], b"2");
+    assert_eq!(previous(&third.value).as_deref(), Some(&b"2"[..]));
 
     cluster.converge(1);
     for map in &cluster.maps {
@@ -168,9 +173,9 @@ fn an_apply_pool_answers_in_order() {
         for id in 1..=4 {
             let region = RegionId::new(id);
             let payload = put(&key_in(region, "k"), &number.to_string());
-            let previous = cluster.write(region, &payload).expect("answered").value;
-            let expected = number.checked_sub(1).map(|n| n.to_string()).unwrap_or_default();
-            assert_eq!(previous, expected);
+            let value = cluster.write(region, &payload).expect("answered").value;
+            let previous = number.checked_sub(1).map(|n| n.to_string().into());
+            assert_eq!(MapAnswer::decode(value), Ok(MapAnswer::Done(previous)));
         }
     }
     cluster.converge(4);
@@ -239,7 +244,8 @@ fn stores_share_a_registry_and_leave_it_when_they_stop() {
             .start()
     };
     let (mut first, second) = (start(1).expect("starts"), start(2).expect("starts"));
-    assert!(matches!(start(1), Err(StartError::Metrics(_))), "the id is taken");
+    let taken = start(1).expect_err("the id is taken");
+    assert!(matches!(taken, StartError::Metrics { store, .. } if store.get() == 1), "{taken}");
     let more: Vec<Store> = (3..20).map(|id| start(id).expect("starts")).collect();
     drop(more);
     first.shutdown();
@@ -253,9 +259,34 @@ fn stores_share_a_registry_and_leave_it_when_they_stop() {
 }
 
 #[test]
+fn a_region_whose_log_is_gone_is_set_aside_and_bootstrap_says_so() {
+    let map = Arc::new(raftstore::OrderedMap::new());
+    let applied = raftstore::AppliedState {
+        index: raftstore::Index::new(9),
+        term: raftstore::Term::new(6),
+        description: Arc::new(region(2, 2)),
+    };
+    let part =
+        raftstore::RegionCommands { region_id: RegionId::new(2), commands: Vec::new(), applied };
+    raftstore::StateMachine::apply(&*map, &mut [part]).expect("in memory");
+    let store = Store::builder(StoreId::new(1))
+        .log_store(Arc::new(raftstore::MemoryLogStore::new()))
+        .state_machine(map)
+        .transport(raftstore::InProcessTransport::new())
+        .start()
+        .expect("starts");
+    let handle = store.handle();
+    let refused = handle.bootstrap(&regions(2)).expect_err("one has contents and no log");
+    assert!(refused.to_string().starts_with("region 2: it is set aside: "), "{refused}");
+    assert_eq!(Vec::from_iter(handle.set_aside().into_keys()), [RegionId::new(2)]);
+    assert_eq!(handle.region_of_key(b"0000"), Some(RegionId::new(1)), "the other one is here");
+}
+
+#[test]
 fn the_builder_names_what_is_missing() {
     let refused = Store::builder(StoreId::new(1)).start().expect_err("nothing given");
-    assert!(matches!(refused, StartError::Incomplete("a state machine")), "{refused}");
+    let missing = "a state_machine, a transport, a data_dir or a log_store";
+    assert_eq!(refused.to_string(), format!("the store's builder lacks {missing}"));
     let refused = Store::builder(StoreId::new(0))
         .state_machine(Arc::new(raftstore::OrderedMap::new()))
         .transport(raftstore::InProcessTransport::new())

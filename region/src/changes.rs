@@ -11,8 +11,7 @@ use raft::ProgressState;
 use crate::answer::{Callback, Response};
 use crate::command::{change_entry, split_entry, CommandError};
 use crate::description::{
-    decode_regions, encode_regions, AppliedState, Origin, RegionDescription, RegionRecord, Removal,
-    TruncatedState, INITIAL_INDEX, INITIAL_TERM,
+    decode_regions, encode_regions, RegionDescription, INITIAL_INDEX, INITIAL_TERM,
 };
 use crate::effects::{ApplyBatch, DescriptionChange, Effects, RegionChange, Role};
 use crate::emission::{self, Change, Emission};
@@ -25,6 +24,7 @@ use crate::membership::{self, ChangeError, PeerChange};
 use crate::pending::Blocked;
 use crate::persistence::ReadyParts;
 use crate::proposals::Proposal;
+use crate::records::{AppliedState, Origin, RegionRecord, Removal, TruncatedState};
 use crate::region::Region;
 use crate::snapshots;
 use crate::split::SplitRequest;
@@ -165,10 +165,7 @@ impl Region {
         let all: Vec<PeerId> = self.description.peers.iter().map(|peer| peer.id).collect();
         let chosen = match target {
             Some(target) => self.check_successor(target).map(|()| target),
-            None => {
-                let why = || TransferError::NotActive(self.peer.id);
-                self.best_successor(&all).ok_or_else(why)
-            }
+            None => self.best_successor(&all).ok_or_else(|| self.why_no_successor(&all)),
         };
         match chosen {
             Ok(target) => self.begin_transfer(target, Some(callback)),
@@ -196,6 +193,15 @@ impl Region {
         let fit = among.iter().filter(|id| self.check_successor(**id).is_ok());
         let matched = |id: &PeerId| self.raw.raft.prs().get(id.get()).map_or(0, |pr| pr.matched);
         fit.copied().max_by_key(|id| (matched(id), std::cmp::Reverse(*id)))
+    }
+
+    /// The reason that holds for all, if there is one.
+    fn why_no_successor(&self, among: &[PeerId]) -> TransferError {
+        let reasons = among.iter().filter_map(|id| self.check_successor(*id).err());
+        let mut for_all = reasons.filter(|reason| {
+            matches!(reason, TransferError::UnderWay | TransferError::PeersChange)
+        });
+        for_all.next().unwrap_or(TransferError::NoSuccessor)
     }
 
     fn check_successor(&self, id: PeerId) -> Result<(), TransferError> {
@@ -271,17 +277,20 @@ impl Region {
         self.peer.role.is_voter() && !others.any(|peer| peer.role.is_voter())
     }
 
-    /// After a restart a lone voter has nobody to wait for.
-    fn stand_if_alone(&mut self) {
-        if self.pending.restarted && self.is_lone_voter() && !self.campaign_must_wait() {
-            self.pending.restarted = false;
+    /// Campaigns as was wished, as soon as that is possible. After a restart a lone voter has nobody to wait
+    /// for, and need not be asked.
+    fn stand_if_wished(&mut self) {
+        let alone = self.pending.restarted && self.is_lone_voter();
+        let wished = alone || self.pending.wants_to_lead && self.pending.may_vote();
+        if wished && !self.campaign_must_wait() {
+            (self.pending.restarted, self.pending.wants_to_lead) = (false, false);
             let _ = self.campaign();
         }
     }
 
-    /// Campaigns as the leader asked, as soon as that is possible.
+    /// Campaigns as the leader or the user asked, as soon as that is possible.
     pub(crate) fn take_over_if_asked(&mut self) {
-        self.stand_if_alone();
+        self.stand_if_wished();
         if !self.pending.is_asked_to_take_over() || self.campaign_must_wait() {
             return;
         }

@@ -12,13 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::answer::{Answer, Callback};
 use crate::command::CommandError;
-use crate::description::{
-    AppliedState, DecodeError, RegionDescription, RegionRecord, Removal, TruncatedState,
-};
+use crate::description::{DecodeError, RegionDescription};
 use crate::envelope::Envelope;
 use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
 use crate::log_reader::LogReadError;
 use crate::reads::{ReadAnswer, ReadCallback};
+use crate::records::{AppliedState, RegionRecord, Removal, TruncatedState};
 
 /// What came out of a region.
 ///

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::description::{Peer, RegionDescription, RegionEpoch};
 use crate::ids::RegionId;
+use crate::key_text;
 use crate::membership::ChangeError;
 use crate::split::SplitError;
 use crate::transfer::TransferError;
@@ -79,7 +80,7 @@ pub enum ProposeError {
         reason: &'static str,
     },
     /// The region cannot be split like this; `cause` says why, `current` what it is.
-    #[error("region {region_id}: no split: {cause}")]
+    #[error("region {region_id}: no split: {cause}; its range is {}", show_range(.current))]
     InvalidSplit {
         /// The region.
         region_id: RegionId,
@@ -130,17 +131,25 @@ fn show(leader: &Option<Peer>) -> String {
     }
 }
 
+fn show_range(region: &RegionDescription) -> String {
+    let show = |key: &[u8]| key_text::to_text(&key[..key.len().min(64)]);
+    match region.end_key.is_empty() {
+        true => format!("\"{}\" and beyond", show(&region.start_key)),
+        false => format!("\"{}\" to \"{}\"", show(&region.start_key), show(&region.end_key)),
+    }
+}
+
 fn show_epochs(current: &[RegionDescription]) -> String {
     let show = |region: &RegionDescription| {
         let RegionEpoch { conf_ver, version } = region.epoch;
-        format!("region {} is at {conf_ver}.{version}", region.id)
+        format!("region {} is at conf_ver {conf_ver}, version {version}", region.id)
     };
     current.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 
 impl ProposeError {
-    /// Whether the same command may be proposed again, here or elsewhere, without looking first
-    /// whether it has happened.
+    /// Whether the same command may be proposed again without looking first whether it has happened: here,
+    /// at the leader that the error names, later, or where the region is now.
     pub fn is_retryable(&self) -> bool {
         match self {
             ProposeError::NotLeader { .. }
@@ -236,7 +245,7 @@ pub enum ReadError {
         reason: &'static str,
     },
     /// For twice the election timeout no leader with a quorum was heard of, or the index was not applied.
-    #[error("region {region_id}: not answered in time")]
+    #[error("region {region_id}: for twice the election timeout no leader with a quorum was heard of, or the index not applied")]
     TimedOut {
         /// The region.
         region_id: RegionId,

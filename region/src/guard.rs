@@ -419,8 +419,8 @@ fn check_append_response(view: &View<'_>, message: &Message) -> Result<(), Rejec
 mod tests {
     use super::*;
     use crate::description::tests::description;
-    use crate::description::AppliedState;
     use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
+    use crate::records::AppliedState;
     use raft::eraftpb::Entry;
     use std::sync::Arc;
 

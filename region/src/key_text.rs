@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{de, Deserialize, Deserializer, Serializer};
 use std::fmt::Write;
 
-fn to_text(key: &[u8]) -> String {
+pub(crate) fn to_text(key: &[u8]) -> String {
     let mut text = String::with_capacity(key.len());
     for byte in key {
         match byte {

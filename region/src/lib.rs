@@ -44,8 +44,9 @@
 //! | `applying` | what may be handed out to be applied |
 //! | `reads`, `reading`, `lease` | when a read may look at the state machine |
 //! | `compaction` | when the log's head may go |
+//! | `upkeep` | memory that is given back |
 //! | `restore` | what must hold of the state on disk |
-//! | `description`, `command`, `envelope` | what is written to disk and to the wire |
+//! | `description`, `records`, `command`, `envelope` | what is written to disk and to the wire |
 //!
 //! # Caveats
 //!
@@ -91,6 +92,7 @@ mod proto;
 mod queries;
 mod reading;
 mod reads;
+mod records;
 mod region;
 mod restore;
 mod snapshots;
@@ -99,14 +101,15 @@ mod storage;
 mod term_runs;
 mod timeout;
 mod transfer;
+mod upkeep;
 
 pub use answer::{Answer, Callback, Response};
 pub use changes::{regions_of_answer, snapshot_of, AdminCommand};
 pub use command::{Command, CommandError, CommandKind};
 pub use config::{ConfigError, RegionConfig};
 pub use description::{
-    AppliedState, DecodeError, Origin, Peer, PeerRole, RegionDescription, RegionEpoch,
-    RegionRecord, Removal, StoreIdent, TruncatedState, INITIAL_INDEX, INITIAL_TERM, MAX_PEERS,
+    DecodeError, Peer, PeerRole, RegionDescription, RegionEpoch, INITIAL_INDEX, INITIAL_TERM,
+    MAX_PEERS,
 };
 pub use effects::{
     ApplyBatch, ApplyCommand, DescriptionChange, Effects, HeldMessages, LogWrite, Persisted,
@@ -121,6 +124,7 @@ pub use membership::{ChangeError, PeerChange, MAX_PEER_CHANGES};
 pub use progress::PeerProgress;
 pub use proposals::Proposal;
 pub use reads::{Read, ReadAnswer, ReadCallback, ReadMode, ReadPoint, ReadWay, Serving};
+pub use records::{AppliedState, Origin, RegionRecord, Removal, StoreIdent, TruncatedState};
 pub use region::{Campaign, Region};
 pub use restore::RestoredState;
 pub use split::{NewRegion, SplitError, SplitRequest, MAX_KEY_BYTES, MAX_SPLIT_KEYS};

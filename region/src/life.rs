@@ -4,9 +4,9 @@
 //! peer is not in its region any more, to `Removing` and, once that is reported, to `Stopped`. There is no
 //! way back: a region that ended is dropped.
 
-use crate::description::Removal;
 use crate::effects::RegionFailure;
 use crate::guard::Rejection;
+use crate::records::Removal;
 
 /// Whether a region works.
 #[derive(Debug)]

@@ -26,9 +26,11 @@ pub const MAX_PEER_CHANGES: usize = 16;
 /// A change of one peer of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerChange {
-    /// A new peer, as voter or learner. Its id must never have been used.
+    /// A new peer, as voter or learner, on a store that has none. Its id must be above every id that a peer
+    /// of the region has had, which [`RegionDescription::last_peer_id`] says, and should be unique in the
+    /// cluster.
     Add(Peer),
-    /// A learner becomes a voter.
+    /// A learner becomes a voter. It must have the log, but for what the leader still keeps, and answer.
     Promote(PeerId),
     /// A voter becomes a learner.
     Demote(PeerId),
@@ -65,9 +67,25 @@ pub enum ChangeError {
     /// No such peer. Look at the current region.
     #[error("peer {0} is not in the region")]
     UnknownPeer(PeerId),
-    /// A peer to be added is there already, or its id is 0.
-    #[error("peer id {0} is 0 or in use")]
+    /// A peer to be added is in the region already.
+    #[error("peer {0} is in the region already")]
     IdInUse(PeerId),
+    /// A peer to be added has an id that another one had, or may have had. Take one above `last`.
+    #[error("peer id {id} may have been used: a new one must be above {last}")]
+    IdNotNew {
+        /// The id.
+        id: PeerId,
+        /// The highest one that was used.
+        last: PeerId,
+    },
+    /// A peer to be added has the id 0, or is to be on store 0.
+    #[error("peer {peer} on store {store}: neither id may be 0")]
+    IdZero {
+        /// The peer.
+        peer: PeerId,
+        /// Its store.
+        store: StoreId,
+    },
     /// The store has a peer of the region already; remove that one first.
     #[error("store {store} has peer {peer} already")]
     StoreTaken {
@@ -76,6 +94,9 @@ pub enum ChangeError {
         /// Its peer.
         peer: PeerId,
     },
+    /// A learner that should vote does not answer, or still needs a snapshot. Try again when it has caught up.
+    #[error("peer {0} does not answer or still needs a snapshot, try again when it has caught up")]
+    NotReady(PeerId),
     /// It has the role that it should get.
     #[error("peer {0} has that role already")]
     NoChange(PeerId),
@@ -104,7 +125,10 @@ impl ChangeError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            ChangeError::LosesQuorum { .. } | ChangeError::LeaderLeaves | ChangeError::UnderWay
+            ChangeError::LosesQuorum { .. }
+                | ChangeError::LeaderLeaves
+                | ChangeError::UnderWay
+                | ChangeError::NotReady(_)
         )
     }
 }
@@ -141,6 +165,11 @@ pub(crate) fn plan(
         return Err(ChangeError::UnderWay);
     }
     check_each(description, changes)?;
+    for change in changes {
+        if let PeerChange::Promote(id) = change {
+            healthy(*id).then_some(()).ok_or(ChangeError::NotReady(*id))?;
+        }
+    }
     let change = to_raft(description, changes);
     let next = apply(description, &change).map_err(|_| ChangeError::NoVoterLeft)?;
     let voters = next.peers.iter().filter(|peer| peer.role.stays_voter());
@@ -207,10 +236,12 @@ fn check_new(
     before: &[PeerChange],
     peer: &Peer,
 ) -> Result<(), ChangeError> {
-    // Ids are handed out in order, and one that was used must not return.
-    let used = description.peers.iter().any(|known| known.id >= peer.id);
-    if peer.id.get() == 0 || peer.store.get() == 0 || used {
-        return Err(ChangeError::IdInUse(peer.id));
+    if peer.id.get() == 0 || peer.store.get() == 0 {
+        return Err(ChangeError::IdZero { peer: peer.id, store: peer.store });
+    }
+    let last = description.last_peer_id;
+    if peer.id <= last {
+        return Err(ChangeError::IdNotNew { id: peer.id, last });
     }
     if !matches!(peer.role, PeerRole::Voter | PeerRole::Learner) {
         return Err(ChangeError::NoChange(peer.id));
@@ -305,6 +336,7 @@ fn leave(next: &mut RegionDescription) -> Result<(), &'static str> {
 fn apply_one(next: &mut RegionDescription, peer: Peer, change: ConfChangeType) {
     let joint = next.joint;
     let known = next.peers.iter().position(|known| known.id == peer.id);
+    next.last_peer_id = next.last_peer_id.max(peer.id);
     let voter = if joint { PeerRole::IncomingVoter } else { PeerRole::Voter };
     match (change, known) {
         (ConfChangeType::AddNode, None) => next.peers.push(Peer { role: voter, ..peer }),
@@ -389,7 +421,7 @@ mod tests {
         let (one, two, nine) = (PeerId::new(1), PeerId::new(2), PeerId::new(9));
         let on_store_two = Peer::voter(nine, StoreId::new(2));
         let used = Peer::voter(two, StoreId::new(8));
-        let cases: [(&[PeerChange], ChangeError); 11] = [
+        let cases: [(&[PeerChange], ChangeError); 12] = [
             (&[], ChangeError::Nothing),
             (&[PeerChange::Remove(nine)], ChangeError::UnknownPeer(nine)),
             (&[PeerChange::Promote(nine)], ChangeError::UnknownPeer(nine)),
@@ -405,7 +437,11 @@ mod tests {
             (&[1, 2, 3].map(|id| PeerChange::Remove(PeerId::new(id))), ChangeError::NoVoterLeft),
             (
                 &[PeerChange::Add(Peer::voter(PeerId::new(0), StoreId::new(7)))],
-                ChangeError::IdInUse(PeerId::new(0)),
+                ChangeError::IdZero { peer: PeerId::new(0), store: StoreId::new(7) },
+            ),
+            (
+                &[PeerChange::Add(Peer::voter(nine, StoreId::new(0)))],
+                ChangeError::IdZero { peer: nine, store: StoreId::new(0) },
             ),
         ];
         for (changes, expected) in cases {
@@ -413,6 +449,27 @@ mod tests {
         }
         let many: Vec<_> = (4..30).map(|id| PeerChange::Add(voter(id))).collect();
         assert!(matches!(planned(&many), Err(ChangeError::TooMany { .. })));
+        // Who has left does not come back under the same id, and nobody comes under a lower one.
+        let (four, last) = (PeerId::new(4), PeerId::new(4));
+        let region =
+            apply(&description(1, 3), &to_raft(&description(1, 3), &[PeerChange::Add(voter(4))]));
+        let region = region.unwrap();
+        let region = apply(&region, &to_raft(&region, &[PeerChange::Remove(four)])).unwrap();
+        assert!(region.peer(four).is_none());
+        assert_eq!(
+            plan(&region, PeerId::new(1), &[PeerChange::Add(voter(4))], |_| true),
+            Err(ChangeError::IdNotNew { id: four, last })
+        );
+        assert!(plan(&region, PeerId::new(1), &[PeerChange::Add(voter(5))], |_| true).is_ok());
+        // A learner that has just come, or is down, would be a voter that counts and cannot vote.
+        let mut with_learner = description(1, 3);
+        with_learner.peers[2].role = PeerRole::Learner;
+        let promoted = |well: bool| {
+            let promote = [PeerChange::Promote(PeerId::new(3))];
+            plan(&with_learner, PeerId::new(1), &promote, |id| well || id != PeerId::new(3))
+        };
+        assert_eq!(promoted(false), Err(ChangeError::NotReady(PeerId::new(3))));
+        assert!(promoted(true).is_ok());
         // The dead one may go, and one that is new does not count as healthy.
         assert!(planned(&[PeerChange::Remove(PeerId::new(3))]).is_ok());
         assert!(planned(&[PeerChange::Add(voter(4))]).is_err());

@@ -51,6 +51,8 @@ pub(crate) struct Pending {
     no_vote_ticks: u32,
     /// Since the restart neither this peer nor anybody else has stood for election.
     pub(crate) restarted: bool,
+    /// It was asked to stand for election, which was not possible, and has not heard of a leader since.
+    pub(crate) wants_to_lead: bool,
     /// What was committed before the restart is handed out first, up to here.
     replay_to: Index,
     /// The log began anew after this entry, and the state machine is not there yet.
@@ -174,7 +176,7 @@ impl Pending {
     /// A leader has spoken.
     pub(crate) fn hears_leader(&mut self) {
         self.lonely_ticks = 0;
-        self.restarted = false;
+        (self.restarted, self.wants_to_lead) = (false, false);
     }
 
     /// Whether it is time to ask others, which it is after every so many ticks.

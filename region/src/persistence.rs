@@ -18,10 +18,10 @@
 
 use raft::eraftpb::{Entry, HardState};
 
-use crate::description::{RegionRecord, TruncatedState};
 use crate::effects::{HeldMessages, LogWrite};
 use crate::envelope::Envelope;
 use crate::ids::RegionId;
+use crate::records::{RegionRecord, TruncatedState};
 
 /// Writes of one region.
 ///

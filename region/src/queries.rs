@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use raft::StateRole;
 
-use crate::description::{Peer, RegionDescription, TruncatedState};
+use crate::description::{Peer, RegionDescription};
 use crate::effects::{RegionStatus, Role};
 use crate::ids::{Index, PeerId, RegionId, Term};
+use crate::records::TruncatedState;
 use crate::region::Region;
 
 impl Region {

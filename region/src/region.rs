@@ -26,7 +26,7 @@ use crate::applying::Applying;
 use crate::command::{compact_log_entry, HeaderCache};
 use crate::compaction::{Compaction, LogState};
 use crate::config::RegionConfig;
-use crate::description::{Peer, RegionDescription, TruncatedState};
+use crate::description::{Peer, RegionDescription};
 use crate::effects::{Effects, Persisted, RegionFailure, Role, RoleChange};
 use crate::envelope::Envelope;
 use crate::error::{ProposeError, ReadError};
@@ -41,8 +41,9 @@ use crate::pending::Pending;
 use crate::persistence::{ReadyParts, Writes};
 use crate::proposals::{Proposal, ProposalQueue};
 use crate::reading::Reading;
+use crate::records::TruncatedState;
 use crate::restore::{self, RestoredState};
-use crate::storage::{Eviction, RegionStorage};
+use crate::storage::RegionStorage;
 use crate::timeout;
 
 /// What came of the wish to campaign.
@@ -53,7 +54,8 @@ pub enum Campaign {
     Started,
     /// The peer leads already.
     Leading,
-    /// Entries must be persisted or applied first. Try again.
+    /// Entries must be persisted or applied first, or a vote from before a restart may still bind the peer.
+    /// It stands within a tick of when neither is so, unless it hears of a leader before.
     Postponed,
     /// The peer has heard of a leader within an election timeout, and has promised to vote for nobody else
     /// meanwhile, not even for itself. Hand leadership over, or wait.
@@ -70,7 +72,7 @@ pub struct Region {
     pub(crate) description: Arc<RegionDescription>,
     pub(crate) config: Arc<RegionConfig>,
     pub(crate) raw: RawNode<RegionStorage>,
-    headers: HeaderCache,
+    pub(crate) headers: HeaderCache,
     pub(crate) proposals: ProposalQueue,
     pub(crate) writes: Writes,
     pub(crate) applying: Applying,
@@ -233,6 +235,7 @@ impl Region {
         self.proposals.tick(leading, self.config.unknown_after_ticks, &mut effects.answers);
         self.pending.tick(leading);
         self.ask_if_lonely();
+        self.take_over_if_asked();
         self.tick_reads(effects);
         let raft = &self.raw.raft;
         let may_campaign = !leading
@@ -260,12 +263,14 @@ impl Region {
         if !self.raw.raft.promotable() {
             return Campaign::NotVoter;
         }
-        if self.follows() || !(self.pending.may_vote() || self.is_lone_voter()) {
+        if self.follows() {
             return Campaign::LeaderAlive;
         }
-        if self.campaign_must_wait() {
+        if self.campaign_must_wait() || !(self.pending.may_vote() || self.is_lone_voter()) {
+            self.pending.wants_to_lead = true;
             return Campaign::Postponed;
         }
+        self.pending.wants_to_lead = false;
         let campaigned = self.raw.campaign();
         debug_assert!(campaigned.is_ok(), "{campaigned:?}");
         self.settle();
@@ -429,16 +434,6 @@ impl Region {
         self.proposals.answer_unknown("the region was shut down", &mut effects.answers);
         self.pending.answer_unknown(self.id(), "the region was shut down", &mut effects.answers);
         self.refuse_reads(&ReadError::Stopped { region_id: self.id() }, effects);
-    }
-
-    /// Gives back all memory that is needed only while there is work.
-    pub fn shrink(&mut self) {
-        self.raw.raft.maybe_free_inflight_buffers();
-        self.raw.raft.msgs.shrink_to_fit();
-        self.headers.shrink();
-        self.proposals.shrink();
-        self.reading.shrink();
-        self.trim();
     }
 }
 
@@ -659,27 +654,6 @@ impl Region {
         self.reported = now;
         self.begin_reads_anew(led, effects);
         effects.role_change = Some(now);
-    }
-
-    /// Lets entries go that nobody will ask for soon.
-    fn trim(&mut self) {
-        let matched = self.is_leader().then(|| self.matched_by_all().get());
-        self.trim_for(matched);
-    }
-
-    /// Lets entries go, but for those beyond `matched`, as far as the cache may hold them.
-    fn trim_for(&mut self, matched: Option<u64>) {
-        if self.raw.store().cached_entries() == 0 {
-            return;
-        }
-        let persisted = self.persisted_index();
-        let done = persisted.min(self.applying.emitted());
-        let (cache, most) = (self.config.entry_cache_bytes, self.config.max_unapplied_bytes);
-        let free = matched.map_or(done, |matched| done.min(Index::new(matched)));
-        let store = self.raw.mut_store();
-        store.evict(&Eviction { free, loose: done, max_bytes: cache });
-        // Persisted, but not handed out: bounded, if less tightly.
-        store.evict(&Eviction { free, loose: persisted, max_bytes: most });
     }
 
     fn assert_order(&self) {

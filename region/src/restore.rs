@@ -16,12 +16,11 @@ use std::sync::Arc;
 
 use raft::eraftpb::HardState;
 
-use crate::description::{
-    AppliedState, Peer, RegionDescription, RegionRecord, TruncatedState, INITIAL_TERM,
-};
+use crate::description::{Peer, RegionDescription, INITIAL_TERM};
 use crate::effects::RegionFailure;
 use crate::ids::{Index, RegionId, StoreId};
 use crate::log_reader::LogReader;
+use crate::records::{AppliedState, RegionRecord, TruncatedState};
 use crate::term_runs::TermRuns;
 
 /// What is on disk about a region.

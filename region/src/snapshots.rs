@@ -7,9 +7,10 @@
 
 use raft::eraftpb::{ConfState, Snapshot};
 
-use crate::description::{AppliedState, DecodeError, RegionDescription};
+use crate::description::{DecodeError, RegionDescription};
 use crate::ids::PeerId;
 use crate::membership;
+use crate::records::AppliedState;
 
 /// Where the snapshot for a peer is.
 #[derive(Debug)]

@@ -71,19 +71,32 @@ pub enum SplitError {
     /// A key that is not the region's.
     #[error("split key {0} is outside of the region")]
     Outside(usize),
-    /// Not as many new regions as keys, or not as many peers as the region has.
-    #[error("{given} new regions or peers are named, {needed} are needed")]
-    WrongCount {
+    /// Not as many new regions as keys.
+    #[error("{given} new regions are named for {needed} keys")]
+    WrongRegionCount {
         /// How many there are.
         given: usize,
         /// How many there must be.
         needed: usize,
     },
-    /// An id of a region that is 0, given twice, or in use or destroyed on this store. Ask for new ones.
-    #[error("region id {0} is 0, given twice, in use, or was in use")]
+    /// Not as many peers of a new region as the region has, learners included.
+    #[error("{given} peers are named for the new region {region}, {needed} are needed: one for each peer of the region")]
+    WrongPeerCount {
+        /// The new region.
+        region: RegionId,
+        /// How many there are.
+        given: usize,
+        /// How many there must be.
+        needed: usize,
+    },
+    /// An id that is 0, of a new region or one of its peers.
+    #[error("an id is 0")]
+    IdZero,
+    /// An id of a region that is given twice, or in use or destroyed on this store. Ask for new ones.
+    #[error("region id {0} is given twice, in use, or was in use on this store")]
     RegionIdInUse(RegionId),
-    /// An id of a peer that is 0, given twice, or in use. Ask for new ones.
-    #[error("peer id {0} is 0, given twice or in use")]
+    /// An id of a peer that is given twice, or in use in the region. Ask for new ones.
+    #[error("peer id {0} is given twice or in use in the region")]
     PeerIdInUse(PeerId),
     /// Peers are being changed. Try again later.
     #[error("a change of peers is under way, try again later")]
@@ -99,20 +112,26 @@ impl SplitRequest {
         self.check_keys(region)?;
         if self.regions.len() != self.keys.len() {
             let (given, needed) = (self.regions.len(), self.keys.len());
-            return Err(SplitError::WrongCount { given, needed });
+            return Err(SplitError::WrongRegionCount { given, needed });
+        }
+        let ids = self.regions.iter().flat_map(|new| {
+            std::iter::once(new.id.get()).chain(new.peers.iter().map(|peer| peer.get()))
+        });
+        if ids.into_iter().any(|id| id == 0) {
+            return Err(SplitError::IdZero);
         }
         let mut peers: Vec<PeerId> = region.peers.iter().map(|peer| peer.id).collect();
         for (at, new) in self.regions.iter().enumerate() {
             let twice = self.regions[..at].iter().any(|other| other.id == new.id);
-            if new.id.get() == 0 || new.id == region.id || twice {
+            if new.id == region.id || twice {
                 return Err(SplitError::RegionIdInUse(new.id));
             }
             if new.peers.len() != region.peers.len() {
                 let (given, needed) = (new.peers.len(), region.peers.len());
-                return Err(SplitError::WrongCount { given, needed });
+                return Err(SplitError::WrongPeerCount { region: new.id, given, needed });
             }
             for peer in &new.peers {
-                if peer.get() == 0 || peers.contains(peer) {
+                if peers.contains(peer) {
                     return Err(SplitError::PeerIdInUse(*peer));
                 }
                 peers.push(*peer);
@@ -167,14 +186,8 @@ impl SplitRequest {
         let parent = RegionDescription { start_key, end_key, epoch, ..region.clone() };
         let children = ranges.into_iter().zip(&self.regions).map(|(range, new)| {
             let named = region.peers.iter().zip(&new.peers);
-            RegionDescription {
-                id: new.id,
-                start_key: range.0,
-                end_key: range.1,
-                epoch,
-                peers: named.map(|(peer, id)| Peer { id: *id, ..*peer }).collect(),
-                joint: false,
-            }
+            let peers = named.map(|(peer, id)| Peer { id: *id, ..*peer });
+            RegionDescription { epoch, ..RegionDescription::new(new.id, range.0, range.1, peers) }
         });
         (parent, children.collect())
     }
@@ -289,12 +302,13 @@ mod tests {
             refused(|r| r.regions[1].peers[0] = PeerId::new(2)),
             SplitError::PeerIdInUse(two)
         );
-        let count = SplitError::WrongCount { given: 2, needed: 3 };
+        let count = SplitError::WrongPeerCount { region: RegionId::new(10), given: 2, needed: 3 };
         assert_eq!(refused(|r| r.regions[0].peers.truncate(2)), count);
         assert_eq!(
             refused(|r| r.regions.truncate(1)),
-            SplitError::WrongCount { given: 1, needed: 2 }
+            SplitError::WrongRegionCount { given: 1, needed: 2 }
         );
+        assert_eq!(refused(|r| r.regions[1].peers[0] = PeerId::new(0)), SplitError::IdZero);
         let joint = RegionDescription { joint: true, ..region() };
         assert_eq!(request(&["f"]).check(&joint), Err(SplitError::PeersChange));
     }

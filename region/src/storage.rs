@@ -30,11 +30,12 @@ use std::sync::Arc;
 use raft::eraftpb::{Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-use crate::description::{RegionDescription, TruncatedState};
+use crate::description::RegionDescription;
 use crate::entry_cache::{entry_bytes, EntryCache};
 use crate::ids::{Index, RegionId, Term};
 use crate::log_reader::{LogReadError, LogReader};
 use crate::membership;
+use crate::records::TruncatedState;
 use crate::snapshots::Snapshots;
 use crate::term_runs::TermRuns;
 

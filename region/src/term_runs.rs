@@ -7,9 +7,9 @@
 //! A restart finds the runs by bisection, since only the ends of the log are known: about log₂ of
 //! its length reads a run, and none for a log that is fully truncated or of one term.
 
-use crate::description::TruncatedState;
 use crate::ids::{Index, RegionId, Term};
 use crate::log_reader::{LogReadError, LogReader};
+use crate::records::TruncatedState;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Run {

@@ -25,6 +25,9 @@ pub enum TransferError {
     /// It leads already.
     #[error("peer {0} leads already")]
     Leads(PeerId),
+    /// No other peer can take over now: there is none that votes, or none is fit. Name one to learn why.
+    #[error("no other peer can take over now")]
+    NoSuccessor,
     /// It has not been heard of lately.
     #[error("peer {0} does not answer")]
     NotActive(PeerId),

@@ -402,7 +402,7 @@ impl StateMachine for SimMachine {
 mod tests {
     use super::*;
     use crate::check::Kind;
-    use raftstore::{Peer, PeerId, RegionDescription, RegionEpoch, StoreId, Term};
+    use raftstore::{Peer, PeerId, RegionDescription, StoreId, Term};
 
     const REGION: RegionId = RegionId::new(1);
 
@@ -416,14 +416,7 @@ mod tests {
 
     fn batch(index: u64, key: u64, value: u64) -> RegionCommands {
         let peer = Peer { id: PeerId::new(1), store: StoreId::new(1), role: PeerRole::Voter };
-        let description = RegionDescription {
-            id: REGION,
-            start_key: Bytes::new(),
-            end_key: Bytes::new(),
-            epoch: RegionEpoch { conf_ver: 1, version: 1 },
-            peers: vec![peer],
-            joint: false,
-        };
+        let description = RegionDescription::new(REGION, Bytes::new(), Bytes::new(), [peer]);
         let (index, term) = (Index::new(index), Term::new(6));
         let payload = Operation { id: index.get(), key, kind: Kind::Write(value) }.encode(0);
         RegionCommands {

@@ -11,8 +11,8 @@ use crate::transport::{Outgoing, SimTransport};
 use parking_lot::Mutex;
 use raftstore::{
     ByteSize, Bytes, Clock, DrivenStore, EngineConfig, LogStoreError, MemorySnapshotFiles, Peer,
-    PeerId, PeerRole, RaftEngineLogStore, RegionDescription, RegionEpoch, RegionId, StartError,
-    Store, StoreConfig, StoreId, StoreThread,
+    PeerId, PeerRole, RaftEngineLogStore, RegionDescription, RegionId, StartError, Store,
+    StoreConfig, StoreId, StoreThread,
 };
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -358,14 +358,7 @@ pub(crate) fn describe(plan: &ClusterPlan, region: u64) -> RegionDescription {
         store: StoreId::new(store),
         role: PeerRole::Voter,
     });
-    RegionDescription {
-        id: RegionId::new(region),
-        start_key: key(region),
-        end_key: key(region + 1),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: peers.collect(),
-        joint: false,
-    }
+    RegionDescription::new(RegionId::new(region), key(region), key(region + 1), peers)
 }
 
 fn store_config(plan: &ClusterPlan, seed: u64) -> StoreConfig {

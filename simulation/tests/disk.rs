@@ -5,8 +5,8 @@
 
 use raftstore::{
     ByteSize, Bytes, EngineConfig, Entry, HardState, Index, LogBatch, LogReader, LogStore,
-    LogStoreError, Peer, PeerId, PeerRole, RaftEngineLogStore, RegionDescription, RegionEpoch,
-    RegionId, RegionRecord, RegionWrite, StoreId, StoreIdent, Term, TruncatedState,
+    LogStoreError, Peer, PeerId, PeerRole, RaftEngineLogStore, RegionDescription, RegionId,
+    RegionRecord, RegionWrite, StoreId, StoreIdent, Term, TruncatedState,
 };
 use simulation::disk::{SimFiles, Struck, WriteFault};
 use simulation::Random;
@@ -48,9 +48,8 @@ fn record(id: u64) -> RegionRecord {
     let peer_id = PeerId::new(id);
     let peers = vec![Peer { id: peer_id, store: StoreId::new(1), role: PeerRole::Voter }];
     let (id, key) = (RegionId::new(id), |id: u64| Bytes::from(vec![id as u8]));
-    let epoch = RegionEpoch { conf_ver: 1, version: 1 };
     let (start_key, end_key) = (key(id.get()), key(id.get() + 1));
-    let description = RegionDescription { id, start_key, end_key, epoch, peers, joint: false };
+    let description = RegionDescription::new(id, start_key, end_key, peers);
     RegionRecord::new(description, peer_id)
 }
 

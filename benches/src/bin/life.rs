@@ -24,8 +24,8 @@ use crossbeam::channel::{unbounded, Receiver, Sender};
 use parking_lot::RwLock;
 use raftstore::{
     AdminRequest, Answer, InProcessTransport, MapCommand, MemoryLogStore, NewRegion, OrderedMap,
-    Peer, PeerChange, PeerId, ProposeError, RegionDescription, RegionEpoch, RegionId, SplitRequest,
-    Store, StoreConfig, StoreHandle, StoreId, Write,
+    Peer, PeerChange, PeerId, ProposeError, RegionDescription, RegionId, SplitRequest, Store,
+    StoreConfig, StoreHandle, StoreId, Write,
 };
 
 #[global_allocator]
@@ -121,16 +121,13 @@ fn key(number: u64) -> Bytes {
 /// Region `number` of `count`, which tile the space of keys up to `KEYS`.
 fn describe(number: u64, count: u64, stores: u64) -> RegionDescription {
     let bound = |at: u64| key(at * KEYS / count);
-    RegionDescription {
-        id: RegionId::new(number),
-        start_key: if number == 1 { Bytes::new() } else { bound(number - 1) },
-        end_key: if number == count { Bytes::new() } else { bound(number) },
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: (1..=stores)
-            .map(|store| Peer::voter(PeerId::new(number * 16 + store), StoreId::new(store)))
-            .collect(),
-        joint: false,
-    }
+    RegionDescription::new(
+        RegionId::new(number),
+        if number == 1 { Bytes::new() } else { bound(number - 1) },
+        if number == count { Bytes::new() } else { bound(number) },
+        (1..=stores)
+            .map(|store| Peer::voter(PeerId::new(number * 16 + store), StoreId::new(store))),
+    )
 }
 
 const KEYS: u64 = 1 << 20;

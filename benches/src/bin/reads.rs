@@ -15,7 +15,7 @@ use clap::Parser;
 use hdrhistogram::Histogram;
 use raftstore::{
     InProcessTransport, MapCommand, MemoryLogStore, OrderedMap, Peer, PeerId, ReadRequest, ReadWay,
-    RegionDescription, RegionEpoch, RegionId, Store, StoreConfig, StoreHandle, StoreId,
+    RegionDescription, RegionId, Store, StoreConfig, StoreHandle, StoreId,
 };
 
 #[global_allocator]
@@ -43,17 +43,17 @@ const MIXES: [Mix; 4] = [
 #[derive(Parser, Debug)]
 struct Options {
     /// Regions, all led by one store.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     regions: u64,
     /// Threads that read.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     threads: u64,
     /// Seconds for each figure.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// Rounds; of each mix the median is told.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    rounds: u64,
 }
 
 /// What the threads of one figure have done.
@@ -71,7 +71,7 @@ fn main() {
     let (stores, maps) = start(options.regions);
     let handle = stores[0].handle();
     let mut figures: Vec<Vec<Figure>> = MIXES.iter().map(|_| Vec::new()).collect();
-    for _ in 0..options.rounds.max(1) {
+    for _ in 0..options.rounds {
         for (mix, figures) in MIXES.iter().zip(&mut figures) {
             figures.push(measure(&options, &handle, &maps[0], *mix));
         }
@@ -93,7 +93,7 @@ fn main() {
     let writes = |at: usize| median(&figures[at], |f| f.rate(f.writes));
     println!(
         "of {} rounds the medians; writes at 90:10 are {:.0} % of the writes alone",
-        options.rounds.max(1),
+        options.rounds,
         100.0 * writes(3) / writes(2)
     );
 }
@@ -121,14 +121,7 @@ fn describe(id: u64, count: u64) -> RegionDescription {
         false => Bytes::from(format!("{at:08}")),
     };
     let voter = |store| Peer::voter(PeerId::new(10 * id + store), StoreId::new(store));
-    RegionDescription {
-        id: RegionId::new(id),
-        start_key: bound(id - 1),
-        end_key: bound(id),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: (1..=STORES).map(voter).collect(),
-        joint: false,
-    }
+    RegionDescription::new(RegionId::new(id), bound(id - 1), bound(id), (1..=STORES).map(voter))
 }
 
 fn start(regions: u64) -> (Vec<Store>, Vec<Arc<OrderedMap>>) {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftstore::{
-    InProcessTransport, MemoryLogStore, Peer, PeerId, PeerRole, RegionDescription, RegionEpoch,
-    RegionId, Store, StoreBuilder, StoreConfig, StoreHandle, StoreId,
+    InProcessTransport, MemoryLogStore, Peer, PeerId, PeerRole, RegionDescription, RegionId, Store,
+    StoreBuilder, StoreConfig, StoreHandle, StoreId,
 };
 
 use super::error::StressError;
@@ -168,18 +168,14 @@ fn describe(region: u64, regions: u64, stores: u64) -> RegionDescription {
         last if last == regions => Bytes::new(),
         inner => Bytes::copy_from_slice(&inner.to_be_bytes()),
     };
-    RegionDescription {
-        id: RegionId::new(region),
-        start_key: bound(region - 1),
-        end_key: bound(region),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: (1..=stores)
-            .map(|store| Peer {
-                id: PeerId::new(region * 16 + store),
-                store: StoreId::new(store),
-                role: PeerRole::Voter,
-            })
-            .collect(),
-        joint: false,
-    }
+    RegionDescription::new(
+        RegionId::new(region),
+        bound(region - 1),
+        bound(region),
+        (1..=stores).map(|store| Peer {
+            id: PeerId::new(region * 16 + store),
+            store: StoreId::new(store),
+            role: PeerRole::Voter,
+        }),
+    )
 }

@@ -293,12 +293,8 @@ mod tests {
             leader: PeerId::new(10 * id + store),
             term: Term::new(6),
             description: Arc::new(RegionDescription {
-                id: RegionId::new(id),
-                start_key: start.into(),
-                end_key: end.into(),
                 epoch: RegionEpoch { conf_ver: 1, version },
-                peers: peers.into(),
-                joint: false,
+                ..RegionDescription::new(RegionId::new(id), start, end, peers)
             }),
             size: None,
             writes: 0,

@@ -32,7 +32,7 @@ pub(crate) use worker::{Habits, PlacementWorker};
 use crate::inspect::StoreStatus;
 use crate::state_machine::RegionSize;
 use bytes::Bytes;
-use region::{PeerId, RegionDescription, RegionId, StoreId, Term};
+use region::{PeerChange, PeerId, RegionDescription, RegionId, StoreId, Term};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +133,9 @@ pub enum Operator {
     PromotePeer(PeerId),
     /// A peer leaves.
     RemovePeer(PeerId),
+    /// Several changes at once, as in [`AdminRequest::change_peers`](crate::AdminRequest::change_peers); ids of new
+    /// peers are the placement's to [allocate](Placement::allocate).
+    ChangePeers(Vec<PeerChange>),
     /// Another peer leads: this one, or the one that is furthest.
     TransferLeader(Option<PeerId>),
     /// It becomes several.
@@ -148,6 +151,7 @@ impl Operator {
             Operator::AddPeer { .. } => "add_peer",
             Operator::PromotePeer(_) => "promote_peer",
             Operator::RemovePeer(_) => "remove_peer",
+            Operator::ChangePeers(_) => "change_peers",
             Operator::TransferLeader(_) => "transfer_leader",
             Operator::SplitAt(_) | Operator::SplitInHalf => "split",
         }

@@ -7,8 +7,8 @@ use crate::log_store::MAX_REGION_ID;
 use crate::state_machine::StateMachine;
 use bytes::Bytes;
 use region::{
-    NewRegion, Peer, PeerChange, PeerId, PeerRole, RegionDescription, RegionId, SplitRequest,
-    MAX_SPLIT_KEYS,
+    NewRegion, Peer, PeerChange, PeerId, PeerRole, RegionDescription, RegionId, SplitError,
+    SplitRequest, MAX_SPLIT_KEYS,
 };
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -54,7 +54,11 @@ impl Requests<'_> {
             }
             Operator::PromotePeer(id) => change(PeerChange::Promote(*id)),
             Operator::RemovePeer(id) => change(PeerChange::Remove(*id)),
+            Operator::ChangePeers(changes) => AdminRequest::change_peers(changes.clone()),
             Operator::TransferLeader(to) => AdminRequest::transfer_leader(*to),
+            Operator::SplitAt(keys) if keys.is_empty() => {
+                return refuse(SplitError::NoKeys.to_string(), false);
+            }
             Operator::SplitAt(keys) => self.split(description, keys.clone())?,
             Operator::SplitInHalf => {
                 let bytes =

@@ -47,8 +47,8 @@ struct Led {
     writes: u64,
     at: Option<Duration>,
     size: Option<RegionSize>,
-    /// Writes when its size was asked for.
-    sized: Option<u64>,
+    /// Writes, and the version of its range, when its size was asked for.
+    sized: Option<(u64, u64)>,
     splits: bool,
 }
 
@@ -222,7 +222,8 @@ impl PlacementWorker {
         let mut asked = 0;
         for info in in_turn {
             let region = self.led.entry(info.region_id).or_default();
-            if region.sized == Some(info.writes) {
+            let state = (info.writes, info.description.epoch.version);
+            if region.sized == Some(state) {
                 continue;
             }
             if asked == MAX_SIZES {
@@ -233,7 +234,7 @@ impl PlacementWorker {
             let state_machine = &self.state_machine;
             let size = catch_unwind(AssertUnwindSafe(|| state_machine.size(info.region_id)));
             region.size = size.ok().flatten();
-            region.sized = Some(info.writes);
+            region.sized = Some(state);
         }
     }
 

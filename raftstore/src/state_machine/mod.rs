@@ -2,13 +2,15 @@
 
 #[cfg(feature = "fjall")]
 mod fjall_map;
+mod map_command;
 mod ordered_map;
 mod pieces;
 mod sizes;
 
 #[cfg(feature = "fjall")]
 pub use fjall_map::{FjallConfig, FjallMap};
-pub use ordered_map::{MapCommand, MapCommandError, OrderedMap};
+pub use map_command::{MapAnswer, MapCommand, MapCommandError};
+pub use ordered_map::OrderedMap;
 pub use pieces::Pieces;
 pub use sizes::RegionSize;
 

@@ -1,8 +1,9 @@
 //! An ordered map in memory for each region.
 
+use super::map_command::OUT_OF_RANGE;
 use super::{
-    Cutter, Pieces, RegionCommands, RegionSize, RegionSplit, SnapshotSource, StateMachine,
-    StateMachineError,
+    Cutter, MapAnswer, MapCommand, Pieces, RegionCommands, RegionSize, RegionSplit, SnapshotSource,
+    StateMachine, StateMachineError,
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
@@ -14,99 +15,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 const SHARDS: usize = 64;
-const PUT: u8 = 1;
-const DELETE: u8 = 2;
 /// Of a snapshot.
 const PIECE_BYTES: usize = 256 << 10;
-/// The answer to a command whose key another region may hold.
-const OUT_OF_RANGE: Bytes = Bytes::from_static(b"the key is not in the range of the region");
-
-/// A command of the maps that come with the crate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MapCommand {
-    /// Sets a key.
-    Put {
-        /// The key.
-        key: Bytes,
-        /// Its value from now on.
-        value: Bytes,
-    },
-    /// Removes a key.
-    Delete {
-        /// The key.
-        key: Bytes,
-    },
-}
-
-/// What is wrong with an encoded [`MapCommand`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a map command: {0}")]
-pub struct MapCommandError(&'static str);
-
-impl MapCommand {
-    /// A [`Put`](Self::Put).
-    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        MapCommand::Put { key: key.into(), value: value.into() }
-    }
-
-    /// A [`Delete`](Self::Delete).
-    pub fn delete(key: impl Into<Bytes>) -> Self {
-        MapCommand::Delete { key: key.into() }
-    }
-
-    /// What it is about.
-    pub fn key(&self) -> &Bytes {
-        match self {
-            MapCommand::Put { key, .. } | MapCommand::Delete { key } => key,
-        }
-    }
-
-    /// The bytes to propose: a kind byte, the key's length in 4 bytes (big endian), the key, and what
-    /// follows is the value.
-    ///
-    /// # Panics
-    /// When the key is 4 GiB or longer.
-    pub fn encode(&self) -> Bytes {
-        let (kind, key, value) = match self {
-            MapCommand::Put { key, value } => (PUT, key, &value[..]),
-            MapCommand::Delete { key } => (DELETE, key, &[][..]),
-        };
-        let mut bytes = BytesMut::with_capacity(5 + key.len() + value.len());
-        bytes.put_u8(kind);
-        bytes.put_u32(u32::try_from(key.len()).expect("a key is shorter than 4 GiB"));
-        bytes.put_slice(key);
-        bytes.put_slice(value);
-        bytes.freeze()
-    }
-
-    /// The reverse of [`encode`](Self::encode), without copying.
-    ///
-    /// # Errors
-    /// When the bytes are no command.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, MapCommandError> {
-        if bytes.len() < 5 {
-            return Err(MapCommandError("shorter than its header"));
-        }
-        let kind = bytes.get_u8();
-        let key_len = bytes.get_u32() as usize;
-        if key_len > bytes.len() {
-            return Err(MapCommandError("shorter than its key"));
-        }
-        let key = bytes.split_to(key_len);
-        match kind {
-            PUT => Ok(MapCommand::Put { key, value: bytes }),
-            DELETE if bytes.is_empty() => Ok(MapCommand::Delete { key }),
-            DELETE => Err(MapCommandError("a delete with a value")),
-            _ => Err(MapCommandError("of an unknown kind")),
-        }
-    }
-}
-
 /// A [`StateMachine`] that keeps an ordered map in memory for each region.
 ///
-/// Its commands are [`MapCommand`]s. The answer is the value the key had before, or nothing; or a text
-/// that says why the command did nothing: it is damaged, or its key is not in the region's range. All
-/// stores answer alike.
+/// Its commands are [`MapCommand`]s, their answers [`MapAnswer`]s. All stores answer alike.
 ///
 /// Nothing of it survives the process: after a restart the whole log is applied again, and with a
 /// durable log store the log is therefore never shortened.
@@ -223,15 +136,17 @@ impl StateMachine for OrderedMap {
             let mut found = found.lock();
             let description = &region.applied.description;
             for command in &mut region.commands {
-                let previous = match MapCommand::decode(command.payload.clone()) {
+                let answer = match MapCommand::decode(command.payload.clone()) {
                     // Committed is committed: every store skips it alike, and the proposer hears why.
-                    Err(error) => Some(Bytes::from(error.to_string())),
+                    Err(error) => MapAnswer::Refused(error.to_string()),
                     // It was proposed without an epoch, and the region was split before it was applied.
-                    Ok(command) if !description.contains(command.key()) => Some(OUT_OF_RANGE),
-                    Ok(MapCommand::Put { key, value }) => found.put(key, value),
-                    Ok(MapCommand::Delete { key }) => found.delete(&key),
+                    Ok(command) if !description.contains(command.key()) => {
+                        MapAnswer::Refused(OUT_OF_RANGE.to_owned())
+                    }
+                    Ok(MapCommand::Put { key, value }) => MapAnswer::Done(found.put(key, value)),
+                    Ok(MapCommand::Delete { key }) => MapAnswer::Done(found.delete(&key)),
                 };
-                command.output = previous.unwrap_or_default();
+                command.output = answer.encode();
             }
             found.applied = Some(region.applied.clone());
         }
@@ -328,26 +243,5 @@ impl StateMachine for OrderedMap {
 
     fn flush(&self) -> Result<(), StateMachineError> {
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_survive_encoding() {
-        for command in
-            [MapCommand::put("key", "value"), MapCommand::put("", ""), MapCommand::delete("key")]
-        {
-            assert_eq!(MapCommand::decode(command.encode()), Ok(command));
-        }
-    }
-
-    #[test]
-    fn damaged_commands_are_refused() {
-        for bytes in [&b""[..], &[PUT, 0, 0, 0, 9, 1], &[7, 0, 0, 0, 0], &[DELETE, 0, 0, 0, 0, 1]] {
-            assert!(MapCommand::decode(Bytes::copy_from_slice(bytes)).is_err(), "{bytes:?}");
-        }
     }
 }

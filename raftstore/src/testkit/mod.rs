@@ -58,7 +58,7 @@ pub use log::{log_store, LogStoreSubject, LOG_STORE_RULES};
 pub use machine::{state_machine, StateMachineSubject, STATE_MACHINE_RULES};
 
 use bytes::Bytes;
-use region::{Peer, PeerId, RegionDescription, RegionEpoch, RegionId, StoreId};
+use region::{Peer, PeerId, RegionDescription, RegionId, StoreId};
 
 /// A rule's name, and what it demands.
 type Rule = (&'static str, &'static str);
@@ -73,14 +73,12 @@ fn broken(rule: &str, rules: &[Rule], details: &str) -> ! {
 /// A region of three peers.
 fn description(id: u64, start: &str, end: &str) -> RegionDescription {
     let voter = |store| Peer::voter(PeerId::new(10 * id + store), StoreId::new(store));
-    RegionDescription {
-        id: RegionId::new(id),
-        start_key: Bytes::copy_from_slice(start.as_bytes()),
-        end_key: Bytes::copy_from_slice(end.as_bytes()),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: (1..=3).map(voter).collect(),
-        joint: false,
-    }
+    RegionDescription::new(
+        RegionId::new(id),
+        Bytes::copy_from_slice(start.as_bytes()),
+        Bytes::copy_from_slice(end.as_bytes()),
+        (1..=3).map(voter),
+    )
 }
 
 /// Numbers without a pattern, the same in every run.

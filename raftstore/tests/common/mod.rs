@@ -8,8 +8,7 @@ pub mod process;
 use bytes::Bytes;
 use raftstore::{
     Answer, InProcessTransport, Index, LogStore, MemoryLogStore, OrderedMap, Peer, PeerId,
-    PeerRole, RegionDescription, RegionEpoch, RegionId, StateMachine, Store, StoreConfig,
-    StoreHandle, StoreId,
+    PeerRole, RegionDescription, RegionId, StateMachine, Store, StoreConfig, StoreHandle, StoreId,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -46,14 +45,7 @@ pub fn region(id: u64, count: u64) -> RegionDescription {
         store: StoreId::new(store),
         role: PeerRole::Voter,
     };
-    RegionDescription {
-        id: RegionId::new(id),
-        start_key: bound(id - 1),
-        end_key: bound(id),
-        epoch: RegionEpoch { conf_ver: 1, version: 1 },
-        peers: (1..=3).map(voter).collect(),
-        joint: false,
-    }
+    RegionDescription::new(RegionId::new(id), bound(id - 1), bound(id), (1..=3).map(voter))
 }
 
 pub fn regions(count: u64) -> Vec<RegionDescription> {
@@ -85,8 +77,8 @@ impl TestMap for OrderedMap {
 
 #[cfg(feature = "fjall")]
 impl TestMap for raftstore::FjallMap {
-    fn value(&self, _: RegionId, key: &[u8]) -> Option<Bytes> {
-        self.get(key).expect("readable")
+    fn value(&self, region: RegionId, key: &[u8]) -> Option<Bytes> {
+        self.get(region, key).expect("readable")
     }
 
     fn state(&self, region: RegionId) -> (Index, u64) {
@@ -94,8 +86,7 @@ impl TestMap for raftstore::FjallMap {
         let Some(applied) = self.applied_state(region).expect("readable") else {
             return (Index::default(), 0);
         };
-        let range = &applied.description;
-        let pairs = self.scan(&range.start_key, &range.end_key, usize::MAX).expect("readable");
+        let pairs = self.scan(region, b"", usize::MAX).expect("readable");
         let mut hasher = DefaultHasher::new();
         pairs.hash(&mut hasher);
         (applied.index, hasher.finish())

@@ -98,14 +98,8 @@ impl Cluster {
         let voting = (1..=voters).map(|n| Peer::voter(peer(n).0, peer(n).1));
         let learning =
             (voters + 1..=voters + learners).map(|n| Peer::learner(peer(n).0, peer(n).1));
-        let description = RegionDescription {
-            id: REGION,
-            start_key: Bytes::new(),
-            end_key: Bytes::new(),
-            epoch: RegionEpoch { conf_ver: 1, version: 1 },
-            peers: voting.chain(learning).collect(),
-            joint: false,
-        };
+        let description =
+            RegionDescription::new(REGION, Bytes::new(), Bytes::new(), voting.chain(learning));
         let mut cluster = Self {
             config: Arc::new(config),
             stores: BTreeMap::new(),

@@ -126,20 +126,13 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raftstore::{Index, PeerId, RegionDescription, RegionEpoch, RegionId, Term};
+    use raftstore::{Index, PeerId, RegionDescription, RegionId, Term};
     use std::sync::Arc;
 
     const BOUNDS: Bounds = Bounds { pending_proposals: 9, unapplied_bytes: 9, cached_bytes: 9 };
 
     fn status() -> RegionStatus {
-        let description = RegionDescription {
-            id: RegionId::new(1),
-            start_key: Default::default(),
-            end_key: Default::default(),
-            epoch: RegionEpoch { conf_ver: 1, version: 1 },
-            peers: Vec::new(),
-            joint: false,
-        };
+        let description = RegionDescription::new(RegionId::new(1), "", "", []);
         RegionStatus {
             description: Arc::new(description),
             peer_id: PeerId::new(1),

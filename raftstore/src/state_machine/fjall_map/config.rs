@@ -51,7 +51,7 @@ impl FjallConfig {
     /// Names the first key that is out of range, its value, and what is allowed.
     pub fn validate(&self) -> Result<(), StateMachineError> {
         let refuse = |key: &str, value: String, allowed: &str| {
-            Err(StateMachineError(format!("{key} is {value}, allowed is {allowed}")))
+            Err(StateMachineError(format!("FjallConfig: {key} is {value}, allowed is {allowed}")))
         };
         if self.max_journal < MIN_JOURNAL {
             return refuse("max_journal", self.max_journal.to_string(), "64 MiB and more");
@@ -84,7 +84,7 @@ mod tests {
             (FjallConfig { sync_bytes: ByteSize::b(0), ..sound.clone() }, "sync_bytes"),
         ] {
             let error = config.validate().expect_err(key).to_string();
-            assert!(error.starts_with(&format!("{key} is ")), "{error}");
+            assert!(error.starts_with(&format!("FjallConfig: {key} is ")), "{error}");
         }
     }
 }

@@ -271,13 +271,8 @@ mod tests {
 
     #[test]
     fn a_range_within_another_ends_no_later() {
-        let region = |start: &'static str, end: &'static str| RegionDescription {
-            id: RegionId::new(1),
-            start_key: start.into(),
-            end_key: end.into(),
-            epoch: Default::default(),
-            peers: Vec::new(),
-            joint: false,
+        let region = |start: &'static str, end: &'static str| {
+            RegionDescription::new(RegionId::new(1), start, end, [])
         };
         for (inner, outer, within) in [
             (("", ""), ("", ""), true),

@@ -21,12 +21,14 @@ mod tables;
 
 pub use config::FjallConfig;
 
+use super::map_command::OUT_OF_RANGE;
 use super::{
-    MapCommand, RegionCommands, RegionSize, SnapshotSource, StateMachine, StateMachineError,
+    MapAnswer, MapCommand, RegionCommands, RegionSize, SnapshotSource, StateMachine,
+    StateMachineError,
 };
 use bytes::Bytes;
 use contents::View;
-use fjall::{Database, KeyspaceCreateOptions};
+use fjall::{Database, KeyspaceCreateOptions, Readable};
 use parking_lot::Mutex;
 use region::{AppliedState, Index, RegionDescription, RegionId};
 use rustc_hash::FxHashMap;
@@ -37,16 +39,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use syncing::Syncing;
-use tables::{bounds, Tables};
+use tables::{bounds, range_of, KeyRange, Tables};
 
 /// fjall keeps a key's length in 2 bytes.
 const MAX_KEY_BYTES: usize = u16::MAX as usize;
 
 /// A [`StateMachine`] that keeps the keys of all regions of a store on disk, in one ordered map.
 ///
-/// Its commands are [`MapCommand`]s. The answer is the value the key had before, or nothing; or a text
-/// that says why the command did nothing: it is damaged, its key is empty, longer than 65,535 bytes, or
-/// not in the region's range. All stores answer alike.
+/// Its commands are [`MapCommand`]s, their answers [`MapAnswer`]s. It also refuses keys that are empty or
+/// longer than 65,535 bytes. All stores answer alike.
 ///
 /// # Durability
 ///
@@ -92,7 +93,7 @@ fn check_key(description: &RegionDescription, key: &[u8]) -> Result<(), &'static
     match key.len() {
         0 => Err("a key must not be empty"),
         length if length > MAX_KEY_BYTES => Err("a key must not be longer than 65535 bytes"),
-        _ if !description.contains(key) => Err("the key is not in the range of the region"),
+        _ if !description.contains(key) => Err(OUT_OF_RANGE),
         _ => Ok(()),
     }
 }
@@ -142,29 +143,56 @@ impl FjallMap {
         })
     }
 
-    /// The value of a key as applied here, which may lag behind what was acknowledged elsewhere.
+    /// The value of a region's key as applied here, which may lag behind what was acknowledged elsewhere.
+    /// `None` also for a key that is not the region's, or not any more.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateMachineError> {
-        let value = self.tables.data.get(key);
+    pub fn get(&self, region: RegionId, key: &[u8]) -> Result<Option<Bytes>, StateMachineError> {
+        // Of one moment, so that what another region has written there since never shows.
+        let view = self.tables.db.snapshot();
+        let Some(applied) = self.tables.applied_at(&view, region)? else { return Ok(None) };
+        if !applied.description.contains(key) {
+            return Ok(None);
+        }
+        let value = view.get(&self.tables.data, key);
         let value = value.map_err(|error| self.tables.error("cannot read", error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    /// Up to `limit` pairs from `start` on, in order, whichever regions they belong to. `end` is the first
-    /// key after them; an empty one means that there is none.
+    /// Up to `limit` pairs of a region from `start` on, in order.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn scan(
         &self,
+        region: RegionId,
         start: &[u8],
-        end: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StateMachineError> {
-        let Some(bounds) = bounds((start, end)) else { return Ok(Vec::new()) };
-        let pairs = self.tables.data.range::<&[u8], _>(bounds).take(limit);
+        let view = self.tables.db.snapshot();
+        let Some(applied) = self.tables.applied_at(&view, region)? else { return Ok(Vec::new()) };
+        let (first, end) = range_of(&applied.description);
+        self.pairs(&view, (start.max(first), end), limit)
+    }
+
+    /// Up to `limit` pairs of the whole map, whichever regions they belong to, or none any more: for who looks
+    /// at the disk. Those of a region are told by [`scan`](Self::scan).
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn scan_all(&self, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StateMachineError> {
+        self.pairs(&self.tables.db.snapshot(), (b"", b""), limit)
+    }
+
+    fn pairs(
+        &self,
+        view: &impl Readable,
+        range: KeyRange<'_>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateMachineError> {
+        let Some(bounds) = bounds(range) else { return Ok(Vec::new()) };
+        let pairs = view.range::<&[u8], _>(&self.tables.data, bounds).take(limit);
         pairs
             .map(|pair| {
                 let (key, value) =
@@ -226,10 +254,10 @@ impl Effects {
         let (key, value) = match MapCommand::decode(payload.clone()) {
             Ok(MapCommand::Put { key, value }) => (key, Some(value)),
             Ok(MapCommand::Delete { key }) => (key, None),
-            Err(error) => return Ok(Bytes::from(error.to_string())),
+            Err(error) => return Ok(MapAnswer::Refused(error.to_string()).encode()),
         };
         if let Err(reason) = check_key(description, &key) {
-            return Ok(Bytes::from_static(reason.as_bytes()));
+            return Ok(MapAnswer::Refused(reason.to_owned()).encode());
         }
         self.bytes += payload.len() as u64;
         let previous = match self.keys.get(&key) {
@@ -246,7 +274,7 @@ impl Effects {
         growth.bytes += after.map_or(0, pair_bytes) - before.map_or(0, pair_bytes);
         growth.keys += i64::from(after.is_some()) - i64::from(before.is_some());
         self.keys.insert(key, value);
-        Ok(previous.unwrap_or_default())
+        Ok(MapAnswer::Done(previous).encode())
     }
 }
 
