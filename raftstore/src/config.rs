@@ -394,8 +394,8 @@ mod tests {
 
     #[test]
     fn logs_may_be_shortened_early() {
-        let config = StoreConfig::from_toml("[raft]\ncompact_after_entries = 1").expect("sound");
-        assert_eq!(config.region_config().compact_keep_entries, 0);
+        let config = StoreConfig::from_toml("[raft]\ncompact_after_entries = 4").expect("sound");
+        assert_eq!(config.region_config().compact_keep_entries, 2);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::creator::Creator;
 use crate::error::{StartError, StoreFailure};
 use crate::health::Health;
+use crate::in_turn::in_turn;
 use crate::inspect::Queues;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
@@ -21,8 +22,7 @@ use region::{
     Answer, Callback, Envelope, Proposal, ProposeError, RegionDescription, RegionEpoch, RegionId,
     RegionStatus, StoreId,
 };
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -296,36 +296,10 @@ impl HandleInner {
     }
 }
 
-thread_local! {
-    /// Refusals to be told on this thread, while one is being told.
-    static REFUSALS: RefCell<Option<VecDeque<(Callback, Answer)>>> = const { RefCell::new(None) };
-}
-
 /// Tells a refusal on this thread. A callback that proposes again and is refused again does not run
 /// deeper in the stack but after the one that runs now.
 fn refuse_in_turn(callback: Callback, answer: Answer) {
-    let nested = REFUSALS.with_borrow_mut(|queue| match queue {
-        Some(queue) => {
-            queue.push_back((callback, answer));
-            None
-        }
-        None => {
-            *queue = Some(VecDeque::new());
-            Some((callback, answer))
-        }
-    });
-    let mut next = nested;
-    while let Some((callback, answer)) = next {
-        // A panic in it ends there, so the queue is always taken away below.
-        callback.call(answer);
-        next = REFUSALS.with_borrow_mut(|queue| {
-            let following = queue.as_mut().and_then(VecDeque::pop_front);
-            if following.is_none() {
-                *queue = None;
-            }
-            following
-        });
-    }
+    in_turn(move || callback.call(answer));
 }
 
 fn unknown(region_id: RegionId) -> ProposeError {

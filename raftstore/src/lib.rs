@@ -21,6 +21,7 @@ mod events;
 mod figures;
 mod handle;
 mod health;
+mod in_turn;
 mod inspect;
 mod log_store;
 mod message;

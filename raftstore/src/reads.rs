@@ -13,6 +13,7 @@
 //! before is worth nothing.
 
 use crate::handle::{HandleInner, StoreHandle};
+use crate::in_turn::in_turn;
 use crate::message::RegionMessage;
 use crate::read_gate::ReadGate;
 use batch_system::SendError;
@@ -93,8 +94,11 @@ impl StoreHandle {
     ) {
         let gate = self.inner.gates.find(region);
         match self.inner.look_at_once(gate.as_ref(), request, &mut f) {
-            Some(value) => callback(Ok(value)),
-            None => self.inner.ask_with(region, request, f, callback, MAX_LOOKS),
+            Some(value) => in_turn(move || callback(Ok(value))),
+            None => {
+                let callback = move |value| in_turn(move || callback(value));
+                self.inner.ask_with(region, request, f, callback, MAX_LOOKS);
+            }
         }
     }
 

@@ -70,7 +70,7 @@ impl Store {
         self.streams.close();
         self.chores.close();
         for thread in self.threads.drain(..) {
-            thread.join().expect("threads of the store catch panics");
+            join(thread);
         }
         // So that the store may start again with the same registry. Not there: shut down before.
         self.figures.unregister(&self.registry);
@@ -78,7 +78,7 @@ impl Store {
         // After all answers are given, so that each order is reported.
         for (stop, thread) in self.reclaimer.take().into_iter().chain(self.placement.take()) {
             drop(stop);
-            thread.join().expect("it catches panics");
+            join(thread);
         }
         // The last that holds the log store open, unless a bootstrap is under way.
         drop(self.handle.inner.creator.lock().take());
@@ -159,6 +159,14 @@ impl Store {
             self.reclaimer = Some((stop, thread));
         }
         Ok(())
+    }
+}
+
+/// They catch the panics of what is the user's.
+fn join(thread: JoinHandle<()>) {
+    let name = thread.thread().name().unwrap_or_default().to_owned();
+    if thread.join().is_err() {
+        tracing::error!(name, "a thread of the store panicked");
     }
 }
 

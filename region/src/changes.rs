@@ -39,6 +39,21 @@ pub enum AdminCommand {
     ChangePeers(Vec<PeerChange>),
 }
 
+impl AdminCommand {
+    /// About what its entry takes.
+    fn size_bytes(&self) -> usize {
+        const ID_BYTES: usize = 16;
+        match self {
+            AdminCommand::Split(request) => {
+                let keys = request.keys.iter().map(Bytes::len).sum::<usize>();
+                let ids = request.regions.iter().map(|new| 1 + new.peers.len()).sum::<usize>();
+                keys + ids * ID_BYTES
+            }
+            AdminCommand::ChangePeers(changes) => changes.len() * 2 * ID_BYTES,
+        }
+    }
+}
+
 /// The regions in the answer to an [`AdminCommand`].
 ///
 /// # Errors
@@ -68,7 +83,7 @@ impl Region {
     ) {
         let Proposal { epoch, mut callback, stamp, .. } = proposal;
         callback.bind(self.id());
-        let appended = match self.admission().admit_bytes(epoch, 0) {
+        let appended = match self.admission().admit_bytes(epoch, command.size_bytes()) {
             Err(error) => Err(error),
             Ok(()) => self.admin_entry(command).and_then(|entry| {
                 let refused = "raft refuses it for now";
@@ -322,7 +337,11 @@ impl Region {
         // To a later peer of this store: then this one is of the past, too. (Where ids of peers are never used
         // again, nobody tells a peer of a time before it was added; older news is refused all the same.)
         let meant = envelope.to.id >= self.peer.id && (!says_more || envelope.to.id > self.peer.id);
-        if !(ours && meant && told.epoch.conf_ver > own) {
+        // Who tells must have been there, or be there by what he tells: a newcomer who leads by now.
+        let teller = [&*self.description, told].into_iter().find_map(|r| r.peer(envelope.from.id));
+        let teller = teller.copied().or_else(|| self.book.stranger(envelope.from.id));
+        let is_known = teller.is_some_and(|peer| peer.store == envelope.from.store);
+        if !(ours && meant && is_known && told.epoch.conf_ver > own) {
             return Ok(!says_more);
         }
         if told.peer(self.peer.id).is_none() {

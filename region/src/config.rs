@@ -158,7 +158,8 @@ impl RegionConfig {
             ("entry_cache_bytes", self.entry_cache_bytes as u64, 0, GIB as u64),
             ("unknown_after_ticks", self.unknown_after_ticks as u64, 1, 1_000_000),
             ("write_stall_ticks", self.write_stall_ticks as u64, 1, 1_000_000),
-            ("compact_after_entries", self.compact_after_entries, 1, 1 << 40),
+            // Of less, the entry that has the log cut would itself be a reason to cut it.
+            ("compact_after_entries", self.compact_after_entries, 4, 1 << 40),
             ("compact_keep_entries", self.compact_keep_entries, 0, self.compact_after_entries),
             ("compact_after_bytes", self.compact_after_bytes, 1, 1 << 50),
             ("compact_after_ticks", self.compact_after_ticks, 1, 1 << 40),

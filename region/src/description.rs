@@ -21,6 +21,12 @@ pub const INITIAL_TERM: Term = Term::new(5);
 /// from the disk or the wire small.
 pub const MAX_PEERS: usize = 64;
 
+/// Longest key of a region's edge, and so of a split.
+pub const MAX_KEY_BYTES: usize = u16::MAX as usize;
+
+/// Highest version of either kind: more changes than any region lives to see, and far from where counting ends.
+pub const MAX_VERSION: u64 = 1 << 48;
+
 /// Version of a description. `conf_ver` moves with every change of the peers, `version` with every
 /// change of the key range; both only grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default, Serialize, Deserialize)]
@@ -244,6 +250,14 @@ impl RegionDescription {
         if self.epoch.conf_ver == 0 || self.epoch.version == 0 {
             return refuse("epoch", format!("{:?}", self.epoch), "both versions start at 1");
         }
+        if self.epoch.conf_ver.max(self.epoch.version) > MAX_VERSION {
+            return refuse("epoch", format!("{:?}", self.epoch), "versions end at 2^48");
+        }
+        for (field, key) in [("start_key", &self.start_key), ("end_key", &self.end_key)] {
+            if key.len() > MAX_KEY_BYTES {
+                return refuse(field, format!("{} bytes", key.len()), "at most 65535 are allowed");
+            }
+        }
         if !self.end_key.is_empty() && self.start_key >= self.end_key {
             let range = format!("[{:?}, {:?})", self.start_key, self.end_key);
             return refuse("end_key", range, "the range must not be empty");
@@ -385,7 +399,7 @@ pub(crate) mod tests {
     #[test]
     fn unsound_descriptions_are_refused_by_name() {
         type Spoil = fn(&mut RegionDescription);
-        let spoils: [(&str, Spoil); 10] = [
+        let spoils: [(&str, Spoil); 14] = [
             ("peers", |d| d.peers[1].role = PeerRole::DemotingVoter),
             ("peers", |d| {
                 d.joint = true;
@@ -393,6 +407,10 @@ pub(crate) mod tests {
             }),
             ("id", |d| d.id = RegionId::new(0)),
             ("epoch", |d| d.epoch.version = 0),
+            ("epoch", |d| d.epoch.version = MAX_VERSION + 1),
+            ("epoch", |d| d.epoch.conf_ver = u64::MAX),
+            ("start_key", |d| d.start_key = vec![b'k'; MAX_KEY_BYTES + 1].into()),
+            ("end_key", |d| d.end_key = vec![b'k'; MAX_KEY_BYTES + 1].into()),
             ("end_key", |d| {
                 d.start_key = Bytes::from_static(b"b");
                 d.end_key = Bytes::from_static(b"b");

@@ -83,7 +83,7 @@ impl Lease {
     /// Entries from `first` on were proposed now.
     pub(crate) fn proposed(&mut self, first: Index, now: Duration) {
         // The last probe stays until it has done its work, or is too old to do any.
-        let due = self.probe.is_none_or(|(_, at)| now >= at + self.length / 4);
+        let due = self.probe.is_none_or(|(_, at)| now >= at.saturating_add(self.length / 4));
         if due {
             self.probe = Some((first, now));
         }
@@ -136,7 +136,7 @@ impl Lease {
         if off || !own_term_applied() {
             return None;
         }
-        Some(quorum_received(&self.received)? + self.length)
+        Some(quorum_received(&self.received)?.saturating_add(self.length))
     }
 }
 

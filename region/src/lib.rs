@@ -109,7 +109,7 @@ pub use command::{Command, CommandError, CommandKind};
 pub use config::{ConfigError, RegionConfig};
 pub use description::{
     DecodeError, Peer, PeerRole, RegionDescription, RegionEpoch, INITIAL_INDEX, INITIAL_TERM,
-    MAX_PEERS,
+    MAX_KEY_BYTES, MAX_PEERS, MAX_VERSION,
 };
 pub use effects::{
     ApplyBatch, ApplyCommand, DescriptionChange, Effects, HeldMessages, LogWrite, Persisted,
@@ -127,7 +127,7 @@ pub use reads::{Read, ReadAnswer, ReadCallback, ReadMode, ReadPoint, ReadWay, Se
 pub use records::{AppliedState, Origin, RegionRecord, Removal, StoreIdent, TruncatedState};
 pub use region::{Campaign, Region};
 pub use restore::RestoredState;
-pub use split::{NewRegion, SplitError, SplitRequest, MAX_KEY_BYTES, MAX_SPLIT_KEYS};
+pub use split::{NewRegion, SplitError, SplitRequest, MAX_SPLIT_KEYS};
 pub use transfer::TransferError;
 
 /// raft-rs's.

@@ -16,7 +16,7 @@
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
-use crate::description::{self, Peer, PeerRole, RegionDescription};
+use crate::description::{self, Peer, PeerRole, RegionDescription, MAX_VERSION};
 use crate::ids::{PeerId, StoreId};
 use crate::proto;
 
@@ -115,6 +115,9 @@ pub enum ChangeError {
     /// The leader itself should go. It hands its leadership over instead; ask the new leader.
     #[error("the leader is to leave; it hands leadership over first, try again at the new leader")]
     LeaderLeaves,
+    /// The region's peers have changed so often that its version cannot grow any more.
+    #[error("the version of the peers is at its end")]
+    VersionAtEnd,
     /// An earlier change is not finished. Try again later.
     #[error("another change of peers is under way, try again later")]
     UnderWay,
@@ -165,6 +168,10 @@ pub(crate) fn plan(
         return Err(ChangeError::UnderWay);
     }
     check_each(description, changes)?;
+    // Several go through a joint configuration, which counts twice.
+    if description.epoch.conf_ver.saturating_add(2) > MAX_VERSION {
+        return Err(ChangeError::VersionAtEnd);
+    }
     for change in changes {
         if let PeerChange::Promote(id) = change {
             healthy(*id).then_some(()).ok_or(ChangeError::NotReady(*id))?;
@@ -194,7 +201,8 @@ fn check_each(description: &RegionDescription, changes: &[PeerChange]) -> Result
         return Err(ChangeError::TooMany { limit: MAX_PEER_CHANGES });
     }
     let limit = description::MAX_PEERS;
-    if description.peers.len() + changes.len() > limit {
+    let added = changes.iter().filter(|change| matches!(change, PeerChange::Add(_))).count();
+    if description.peers.len() + added > limit || changes.len() > limit {
         return Err(ChangeError::TooMany { limit });
     }
     for (at, change) in changes.iter().enumerate() {
@@ -449,6 +457,16 @@ mod tests {
         }
         let many: Vec<_> = (4..30).map(|id| PeerChange::Add(voter(id))).collect();
         assert!(matches!(planned(&many), Err(ChangeError::TooMany { .. })));
+        // A region that is full can still lose peers.
+        let full = description(1, description::MAX_PEERS as u64);
+        let of_full = |change| plan(&full, PeerId::new(1), &[change], |_| true);
+        assert!(of_full(PeerChange::Remove(two)).is_ok());
+        let limit = description::MAX_PEERS;
+        assert_eq!(of_full(PeerChange::Add(voter(65))), Err(ChangeError::TooMany { limit }));
+        let mut old = description(1, 3);
+        old.epoch.conf_ver = MAX_VERSION - 1;
+        let planned_there = plan(&old, PeerId::new(1), &[PeerChange::Remove(two)], |_| true);
+        assert_eq!(planned_there, Err(ChangeError::VersionAtEnd));
         // Who has left does not come back under the same id, and nobody comes under a lower one.
         let (four, last) = (PeerId::new(4), PeerId::new(4));
         let region =

@@ -6,14 +6,12 @@
 
 use bytes::Bytes;
 
-use crate::description::{self, Peer, RegionDescription, RegionEpoch};
+use crate::description::{self, Peer, RegionDescription, RegionEpoch, MAX_KEY_BYTES, MAX_VERSION};
 use crate::ids::{PeerId, RegionId};
 use crate::proto;
 
 /// Most keys of one split.
 pub const MAX_SPLIT_KEYS: usize = 256;
-/// Longest split key, in bytes.
-pub const MAX_KEY_BYTES: usize = 64 << 10;
 
 /// A region to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,6 +96,9 @@ pub enum SplitError {
     /// An id of a peer that is given twice, or in use in the region. Ask for new ones.
     #[error("peer id {0} is given twice or in use in the region")]
     PeerIdInUse(PeerId),
+    /// The region's range has changed so often that its version cannot grow any more.
+    #[error("the version of the range is at its end")]
+    VersionAtEnd,
     /// Peers are being changed. Try again later.
     #[error("a change of peers is under way, try again later")]
     PeersChange,
@@ -110,6 +111,9 @@ impl SplitRequest {
             return Err(SplitError::PeersChange);
         }
         self.check_keys(region)?;
+        if region.epoch.version.saturating_add(self.keys.len() as u64) > MAX_VERSION {
+            return Err(SplitError::VersionAtEnd);
+        }
         if self.regions.len() != self.keys.len() {
             let (given, needed) = (self.regions.len(), self.keys.len());
             return Err(SplitError::WrongRegionCount { given, needed });
@@ -309,6 +313,9 @@ mod tests {
             SplitError::WrongRegionCount { given: 1, needed: 2 }
         );
         assert_eq!(refused(|r| r.regions[1].peers[0] = PeerId::new(0)), SplitError::IdZero);
+        let mut old = region();
+        old.epoch.version = MAX_VERSION - 1;
+        assert_eq!(request(&["c", "f"]).check(&old), Err(SplitError::VersionAtEnd));
         let joint = RegionDescription { joint: true, ..region() };
         assert_eq!(request(&["f"]).check(&joint), Err(SplitError::PeersChange));
     }

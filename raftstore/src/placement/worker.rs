@@ -178,8 +178,8 @@ impl PlacementWorker {
     fn beat_for_store(&mut self) {
         let sizes = self.led.values().filter_map(|led| led.size);
         let led_size = sizes.fold(RegionSize::default(), |sum, size| RegionSize {
-            bytes: sum.bytes + size.bytes,
-            keys: sum.keys + size.keys,
+            bytes: sum.bytes.saturating_add(size.bytes),
+            keys: sum.keys.saturating_add(size.keys),
         });
         let heartbeat = StoreHeartbeat {
             status: self.handle.store_status(),

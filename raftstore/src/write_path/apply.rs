@@ -28,10 +28,17 @@ use std::time::Duration;
 struct RegionTask {
     slot: u32,
     commands: RegionCommands,
-    /// As many as commands.
-    waiting: Vec<(Option<Callback>, u64)>,
+    /// One for each command.
+    waiting: Vec<Waiting>,
     /// What happens to the region as a whole; then there are no commands.
     change: Option<TaskChange>,
+}
+
+/// Who waits for a command.
+struct Waiting {
+    index: Index,
+    callback: Option<Callback>,
+    stamp: u64,
 }
 
 /// What happens to a region as a whole.
@@ -81,7 +88,8 @@ impl ApplyStation {
         let mut commands = Vec::with_capacity(batch.commands.len());
         let mut waiting = Vec::with_capacity(batch.commands.len());
         for command in batch.commands {
-            waiting.push((command.callback, command.stamp));
+            let (index, callback, stamp) = (command.index, command.callback, command.stamp);
+            waiting.push(Waiting { index, callback, stamp });
             commands.push(Command {
                 index: command.index,
                 term: command.term,
@@ -308,7 +316,7 @@ impl Applier {
             for task in tasks {
                 let region_id = task.commands.region_id;
                 let reason = "the store failed while it was applied";
-                for callback in task.waiting.drain(..).filter_map(|(callback, _)| callback) {
+                for callback in task.waiting.drain(..).filter_map(|waiting| waiting.callback) {
                     respond.add(callback, Err(ProposeError::Unknown { region_id, reason }));
                 }
             }
@@ -317,12 +325,12 @@ impl Applier {
         metrics.observe(Stage::Apply, self.clock.now().saturating_sub(start));
         for (task, done) in tasks.iter_mut().zip(batch) {
             metrics.applied.inc_by(done.commands.len() as u64);
-            if let Some((_, stamp)) = task.waiting.iter().find(|(callback, _)| callback.is_some()) {
-                let committed = start.saturating_sub(Duration::from_nanos(*stamp));
+            if let Some(first) = task.waiting.iter().find(|waiting| waiting.callback.is_some()) {
+                let committed = start.saturating_sub(Duration::from_nanos(first.stamp));
                 metrics.observe(Stage::Send, committed);
             }
-            for ((callback, _), command) in task.waiting.drain(..).zip(done.commands) {
-                let Some(callback) = callback else { continue };
+            for (waiting, command) in task.waiting.drain(..).zip(done.commands) {
+                let Some(callback) = waiting.callback else { continue };
                 let response = Response {
                     region_id: done.region_id,
                     term: command.term,
@@ -336,12 +344,22 @@ impl Applier {
     }
 }
 
-/// What a state machine must not do: take commands away or add some, since answers go by position.
+/// What a state machine must not do: take commands away, add some or move them, since answers go by position.
 fn altered(tasks: &[RegionTask], batch: &[RegionCommands]) -> Option<StateMachineError> {
-    let mut pairs = tasks.iter().zip(batch);
-    let (_, changed) = pairs.find(|(task, done)| task.waiting.len() != done.commands.len())?;
-    let region = changed.region_id;
-    Some(StateMachineError(format!("it changed the number of commands of region {region}")))
+    if tasks.len() != batch.len() {
+        let (given, left) = (tasks.len(), batch.len());
+        return Some(StateMachineError(format!("it made {left} of the {given} parts of a batch")));
+    }
+    let is_kept = |task: &RegionTask, done: &RegionCommands| {
+        let indexes = task.waiting.iter().map(|waiting| waiting.index);
+        task.commands.region_id == done.region_id
+            && indexes.eq(done.commands.iter().map(|command| command.index))
+    };
+    let (task, _) = tasks.iter().zip(batch).find(|(task, done)| !is_kept(task, done))?;
+    let region = task.commands.region_id;
+    Some(StateMachineError(format!(
+        "it moved commands of region {region}, or changed their number"
+    )))
 }
 
 /// A thread of the apply pool.
@@ -361,7 +379,14 @@ impl ApplyWorker {
 
     /// The body of the thread: until the queue is closed and empty.
     pub(crate) fn run(mut self) {
-        while self.wake() {}
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| self.wake())) {
+                Ok(true) => {}
+                Ok(false) => return,
+                // What it was at answers "unknown"; what still comes is dropped, and does the same.
+                Err(_) => self.applier.health.fail(StoreFailure::Panicked("an apply thread")),
+            }
+        }
     }
 
     /// Whether something waits to be applied.

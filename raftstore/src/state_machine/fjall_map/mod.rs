@@ -30,7 +30,7 @@ use bytes::Bytes;
 use contents::View;
 use fjall::{Database, KeyspaceCreateOptions, Readable};
 use parking_lot::Mutex;
-use region::{AppliedState, Index, RegionDescription, RegionId};
+use region::{AppliedState, Index, RegionDescription, RegionId, MAX_KEY_BYTES};
 use rustc_hash::FxHashMap;
 use sizes::{Growth, Sizes};
 use std::collections::BTreeMap;
@@ -41,8 +41,8 @@ use std::thread::JoinHandle;
 use syncing::Syncing;
 use tables::{bounds, range_of, KeyRange, Tables};
 
-/// fjall keeps a key's length in 2 bytes.
-const MAX_KEY_BYTES: usize = u16::MAX as usize;
+// fjall keeps a key's length in 2 bytes.
+const _: () = assert!(MAX_KEY_BYTES <= u16::MAX as usize);
 
 /// A [`StateMachine`] that keeps the keys of all regions of a store on disk, in one ordered map.
 ///
