@@ -89,7 +89,8 @@ impl EmbeddedPlacement {
     }
 
     /// Orders something for a region; returns the order's id. Orders of a region are carried out one after
-    /// the other. One that cannot be is refused, and says why.
+    /// the other, each when its leader's store sends its next heartbeats: up to `placement.interval` later. One
+    /// that cannot be is refused, and says why.
     pub fn order(&self, region: RegionId, operator: Operator) -> u64 {
         let mut known = self.known.lock();
         known.last_order += 1;
@@ -108,6 +109,17 @@ impl EmbeddedPlacement {
         };
         known.orders.insert(id, (Order { id, region, operator }, status));
         id
+    }
+
+    /// Takes an order back that no store has taken yet, as one of a region that nobody leads any more. Says
+    /// whether it did; it is refused then.
+    pub fn cancel(&self, id: u64) -> bool {
+        let mut known = self.known.lock();
+        let Some((order, OrderStatus::Waits)) = known.orders.get(&id) else { return false };
+        let region = order.region;
+        let reason = "it was taken back".to_owned();
+        known.end(region, id, Some(Outcome::Refused { reason, is_retryable: true }));
+        true
     }
 
     /// How an order stands; `None` if there was none of this id, or it is forgotten.
@@ -369,5 +381,11 @@ mod tests {
         let late = placement.order_status(ids[1]);
         assert_eq!(late, Some(OrderStatus::Ended(Outcome::Done(Vec::new()))));
         assert_eq!(placement.order_status(ids[2]), Some(OrderStatus::UnderWay(StoreId::new(2))));
+
+        let waits = placement.order(region, Operator::SplitInHalf);
+        assert!(!placement.cancel(ids[2]), "a store is at it");
+        assert!(placement.cancel(waits) && !placement.cancel(waits));
+        let back = placement.order_status(waits);
+        assert!(matches!(back, Some(OrderStatus::Ended(Outcome::Refused { .. }))), "{back:?}");
     }
 }

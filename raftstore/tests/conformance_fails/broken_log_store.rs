@@ -26,6 +26,7 @@ enum Fault {
     IdentLost,
     AllLost,
     BatchesTorn,
+    CutsTorn,
     TombstoneLost,
     OldReturns,
     ReclaimedTooMuch,
@@ -45,6 +46,7 @@ struct Notes {
     first: BTreeMap<RegionId, HardState>,
     reclaimed: bool,
     last_write_unsynced: bool,
+    last_write_cut: bool,
     reopened: bool,
 }
 
@@ -138,6 +140,10 @@ impl LogStore for Broken {
                 }
             }
             Fault::BatchesTorn if notes.last_write_unsynced => {
+                let first = stored.regions.iter_mut().min_by_key(|one| one.record.description.id);
+                first.into_iter().for_each(|one| one.last_index = one.last_index.previous());
+            }
+            Fault::CutsTorn if notes.last_write_unsynced && notes.last_write_cut => {
                 let last = stored.regions.iter_mut().max_by_key(|one| one.record.description.id);
                 last.into_iter().for_each(|one| one.last_index = one.last_index.previous());
             }
@@ -148,6 +154,8 @@ impl LogStore for Broken {
 
     fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<u64, LogStoreError> {
         self.disk.notes.lock().last_write_unsynced = !sync;
+        let cuts = batch.writes.iter().any(|write| write.truncated.is_some());
+        self.disk.notes.lock().last_write_cut = cuts;
         if self.fault == Fault::UnsyncedUnseen {
             let mut notes = self.disk.notes.lock();
             notes.unsynced.append(&mut batch.writes);
@@ -229,7 +237,8 @@ fn each_fault_of_a_log_store_breaks_its_rule() {
         (Fault::HardStateMerged, "parts-are-whole"),
         (Fault::IdentLost, "ident-is-kept"),
         (Fault::AllLost, "parts-are-whole"),
-        (Fault::BatchesTorn, "batch-is-atomic"),
+        (Fault::BatchesTorn, "batch-is-in-order"),
+        (Fault::CutsTorn, "batch-is-atomic"),
         (Fault::TombstoneLost, "tombstone-is-kept"),
         (Fault::OldReturns, "old-never-returns"),
         (Fault::ReclaimedTooMuch, "reclaim-keeps-all"),

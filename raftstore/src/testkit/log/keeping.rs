@@ -7,7 +7,8 @@ pub(super) fn all<S: LogStoreSubject>(subject: &S) {
     parts_are_replaced_whole_or_stay(subject);
     identity_is_kept(subject);
     synced_writes_are_kept(subject);
-    a_batch_is_found_whole_or_not(subject);
+    a_batch_is_found_in_its_order(subject);
+    a_batch_with_a_cut_is_found_whole_or_not(subject);
 }
 
 fn parts_are_replaced_whole_or_stay<S: LogStoreSubject>(subject: &S) {
@@ -105,20 +106,38 @@ fn synced_writes_are_kept<S: LogStoreSubject>(subject: &S) {
     }
 }
 
-fn a_batch_is_found_whole_or_not<S: LogStoreSubject>(subject: &S) {
-    let mut run = Run::new(subject);
-    if run.is_volatile() {
-        return;
-    }
+/// Regions that have one entry, synced.
+fn begin_with_an_entry<S: LogStoreSubject>(run: &Run<'_, S>, count: u64) -> Vec<Model> {
     let mut models = Vec::new();
     let mut begin = Vec::new();
-    for id in 1..=200 {
+    for id in 1..=count {
         let (mut model, mut write) = Model::begin(id);
         write.entries = model.append(6, 1, 6, 0).entries;
         models.push(model);
         begin.push(write);
     }
     run.write(begin, true);
+    models
+}
+
+/// Where the logs end, in the order of the regions.
+fn ends(stored: &Stored, count: usize) -> Vec<u64> {
+    let mut ends: Vec<(u64, u64)> = stored
+        .regions
+        .iter()
+        .map(|region| (region.record.description.id.get(), region.last_index.get()))
+        .collect();
+    ends.sort_unstable();
+    expect("synced-is-kept", "number of regions", count, ends.len());
+    ends.into_iter().map(|(_, end)| end).collect()
+}
+
+fn a_batch_is_found_in_its_order<S: LogStoreSubject>(subject: &S) {
+    let mut run = Run::new(subject);
+    if run.is_volatile() {
+        return;
+    }
+    let mut models = begin_with_an_entry(&run, 200);
     // Not synced: each batch appends one entry to every region.
     for index in 7..12 {
         let batch = models.iter_mut().map(|model| model.append(index, 1, 6, 0)).collect();
@@ -128,19 +147,41 @@ fn a_batch_is_found_whole_or_not<S: LogStoreSubject>(subject: &S) {
         }
     }
     let stored = run.restart();
-    let last: Vec<u64> = stored.regions.iter().map(|region| region.last_index.get()).collect();
-    let (least, most) = (last.iter().min().copied(), last.iter().max().copied());
-    expect("synced-is-kept", "number of regions", models.len(), last.len());
-    if least != most {
-        let what = format!("200 regions in each batch: their logs end at {least:?} to {most:?}");
-        fail("batch-is-atomic", &what);
+    let ends = ends(&stored, models.len());
+    // No batch before the one before it, and none but from its first write on.
+    let in_order = ends.is_sorted_by(|one, next| one >= next) && ends[0] <= ends[199] + 1;
+    if !in_order {
+        fail(
+            "batch-is-in-order",
+            &format!("200 regions in each batch: their logs end at {ends:?}"),
+        );
     }
-    let end = least.unwrap_or_default();
-    if end < 6 {
-        fail("synced-is-kept", &format!("entries up to 6 were synced, the logs end at {end}"));
+    if ends[199] < 6 {
+        fail("synced-is-kept", &format!("entries up to 6 were synced, logs end at {ends:?}"));
     }
-    for model in &mut models {
+    for (model, end) in models.iter_mut().zip(ends) {
         model.log.retain(|entry| entry.index <= end);
         model.check("order-is-kept", "written without sync, and opened again", &run, &stored);
+    }
+}
+
+fn a_batch_with_a_cut_is_found_whole_or_not<S: LogStoreSubject>(subject: &S) {
+    let mut run = Run::new(subject);
+    if run.is_volatile() {
+        return;
+    }
+    let mut models = begin_with_an_entry(&run, 200);
+    let mut batch: Vec<RegionWrite> =
+        models.iter_mut().map(|model| model.append(7, 1, 6, 0)).collect();
+    batch.push(models[100].write(|write| write.truncated = Some(truncated(6, 6))));
+    run.write(batch, false);
+    let stored = run.restart();
+    let ends = ends(&stored, models.len());
+    if ends.iter().any(|end| *end != ends[0]) {
+        let what = format!("one batch for 200 regions, one of which is cut: logs end at {ends:?}");
+        fail("batch-is-atomic", &what);
+    }
+    if ends[0] == 7 {
+        models[100].check("batch-is-atomic", "cut in a batch, and opened again", &run, &stored);
     }
 }

@@ -26,7 +26,14 @@ pub const LOG_STORE_RULES: &[(&str, &str)] = &[
     ("only-its-own", "what is written for a region does not show in another"),
     ("writes-in-order", "writes of one batch for one region are carried out in order"),
     ("parts-are-whole", "hard state, record and truncated index are replaced whole, or stay"),
-    ("batch-is-atomic", "of a batch over many regions all is found, or nothing"),
+    (
+        "batch-is-in-order",
+        "of a batch that a crash interrupts, the first so many writes are found, each whole",
+    ),
+    (
+        "batch-is-atomic",
+        "a batch with a record, a cut, a clear or an identity is found whole, or not at all",
+    ),
     ("synced-is-kept", "what was synced is found when the log store is opened again"),
     ("order-is-kept", "of what was not synced, nothing is found without what was written before"),
     ("ident-is-kept", "the store's identity is found when the log store is opened again"),
