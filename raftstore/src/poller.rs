@@ -161,8 +161,8 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
             self.collect.respond.add_reads(&mut self.effects.reads);
             return self.collect.respond.add_all(&mut self.effects.answers);
         }
-        // Later than when its messages came, which the clock of the round may not be.
-        fsm.region.set_time(self.clock.now());
+        // Of the round, which is earlier: leases that count from when something was sent end earlier, too.
+        fsm.region.set_time(self.now);
         self.propose.run(fsm, messages, self.now, &mut self.effects, &mut self.metrics, outbox);
         self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
     }

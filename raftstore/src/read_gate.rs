@@ -75,8 +75,13 @@ impl ReadGate {
             self.conf_ver.store(serving.epoch.conf_ver, Ordering::Release);
             self.version.store(serving.epoch.version, Ordering::Release);
         }
-        self.lease_until.store(lease_until, Ordering::SeqCst);
-        self.contents.store(serving.contents, Ordering::SeqCst);
+        // What is as it was need not be written: each of these waits for all that was written before.
+        if before.is_none_or(|before| before.lease_until != serving.lease_until) {
+            self.lease_until.store(lease_until, Ordering::SeqCst);
+        }
+        if before.is_none_or(|before| before.contents != serving.contents) {
+            self.contents.store(serving.contents, Ordering::SeqCst);
+        }
         self.applied.store(serving.applied.get(), Ordering::Release);
         if !same {
             self.generation.store(serving.generation, Ordering::SeqCst);

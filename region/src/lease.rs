@@ -22,6 +22,7 @@
 //!
 //! Times are the caller's, monotonic, and mean nothing to anybody else.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use crate::description::{PeerRole, RegionDescription};
@@ -37,6 +38,8 @@ pub(crate) struct Lease {
     received: Vec<(PeerId, Duration)>,
     /// An entry, and when it was proposed.
     probe: Option<(Index, Duration)>,
+    /// Since when a quorum of the peers at this `conf_ver` is known to have received what was sent.
+    known: Cell<Option<(u64, Duration)>>,
     /// What was sent up to here was sent to other peers.
     peers_since: Option<Duration>,
     given_up: bool,
@@ -53,6 +56,7 @@ impl Lease {
             term: Term::new(0),
             received: Vec::new(),
             probe: None,
+            known: Cell::new(None),
             peers_since: None,
             given_up: false,
             split_at: Index::new(0),
@@ -75,9 +79,11 @@ impl Lease {
             return;
         }
         match self.received.iter_mut().find(|(known, _)| *known == peer) {
-            Some((_, last)) => *last = sent.max(*last),
+            Some((_, last)) if *last >= sent => return,
+            Some((_, last)) => *last = sent,
             None => self.received.push((peer, sent)),
         }
+        self.known.set(None);
     }
 
     /// Entries from `first` on were proposed now.
@@ -102,6 +108,7 @@ impl Lease {
     pub(crate) fn peers_changed(&mut self, now: Duration) {
         (self.peers_since, self.probe) = (Some(now), None);
         self.received.clear();
+        self.known.set(None);
     }
 
     /// Somebody may be asked to take over.
@@ -130,41 +137,58 @@ impl Lease {
         term: Term,
         applied: Index,
         own_term_applied: impl FnOnce() -> bool,
-        quorum_received: impl FnOnce(&[(PeerId, Duration)]) -> Option<Duration>,
+        quorum: &Quorum<'_>,
     ) -> Option<Duration> {
         let off = self.term != term || self.given_up || applied < self.split_at;
         if off || !own_term_applied() {
             return None;
         }
-        Some(quorum_received(&self.received)?.saturating_add(self.length))
+        let conf_ver = quorum.description.epoch.conf_ver;
+        let received = match self.known.get() {
+            Some((known_for, received)) if known_for == conf_ver => received,
+            _ => {
+                let received = quorum.received(&self.received)?;
+                // A leader that is a majority by itself goes with the time.
+                let stays = received < quorum.now;
+                self.known.set(stays.then_some((conf_ver, received)));
+                received
+            }
+        };
+        Some(received.saturating_add(self.length))
     }
 }
 
-/// The latest time such that a quorum has received something sent then or later. The leader itself, if it
-/// votes, has received what was sent just `now`.
-pub(crate) fn quorum_time(
-    description: &RegionDescription,
-    leader: PeerId,
-    now: Duration,
-    received: &[(PeerId, Duration)],
-) -> Option<Duration> {
-    use PeerRole::{DemotingVoter, IncomingVoter, LeavingVoter, Voter};
-    let time_of = |id: PeerId| match id == leader {
-        true => Some(now),
-        false => received.iter().find(|(known, _)| *known == id).map(|(_, sent)| *sent),
-    };
-    let majority_time = |roles: &[PeerRole]| {
-        let voters = || description.peers.iter().filter(|peer| roles.contains(&peer.role));
-        let enough = voters().count() / 2 + 1;
-        let reached = |time: &Duration| {
-            voters().filter(|peer| time_of(peer.id).is_some_and(|t| t >= *time)).count() >= enough
+/// Whose answers count, as of now.
+pub(crate) struct Quorum<'a> {
+    pub(crate) description: &'a RegionDescription,
+    pub(crate) leader: PeerId,
+    pub(crate) now: Duration,
+}
+
+impl Quorum<'_> {
+    /// The latest time such that a quorum has received something sent then or later. The leader itself, if it
+    /// votes, has received what was sent just now.
+    fn received(&self, received: &[(PeerId, Duration)]) -> Option<Duration> {
+        use PeerRole::{DemotingVoter, IncomingVoter, LeavingVoter, Voter};
+        let Self { description, leader, now } = self;
+        let time_of = |id: PeerId| match id == *leader {
+            true => Some(*now),
+            false => received.iter().find(|(known, _)| *known == id).map(|(_, sent)| *sent),
         };
-        voters().filter_map(|peer| time_of(peer.id)).filter(reached).max()
-    };
-    let incoming = majority_time(&[Voter, IncomingVoter])?;
-    match description.joint {
-        true => Some(incoming.min(majority_time(&[Voter, DemotingVoter, LeavingVoter])?)),
-        false => Some(incoming),
+        let majority_time = |roles: &[PeerRole]| {
+            let voters = || description.peers.iter().filter(|peer| roles.contains(&peer.role));
+            let enough = voters().count() / 2 + 1;
+            let reached = |time: &Duration| {
+                voters().filter(|peer| time_of(peer.id).is_some_and(|t| t >= *time)).count()
+                    >= enough
+            };
+            voters().filter_map(|peer| time_of(peer.id)).filter(reached).max()
+        };
+        let incoming = majority_time(&[Voter, IncomingVoter])?;
+        match description.joint {
+            true => Some(incoming.min(majority_time(&[Voter, DemotingVoter, LeavingVoter])?)),
+            false => Some(incoming),
+        }
     }
 }
 
@@ -183,14 +207,19 @@ mod tests {
         PeerId::new(id)
     }
 
+    fn quorum_time(
+        description: &RegionDescription,
+        leader: PeerId,
+        now: Duration,
+        received: &[(PeerId, Duration)],
+    ) -> Option<Duration> {
+        Quorum { description, leader, now }.received(received)
+    }
+
     fn until(lease: &mut Lease, now: u64) -> Option<Duration> {
         let described = description(1, 3);
-        lease.until(
-            TERM,
-            Index::new(9),
-            || true,
-            |received| quorum_time(&described, id(1), ms(now), received),
-        )
+        let quorum = Quorum { description: &described, leader: id(1), now: ms(now) };
+        lease.until(TERM, Index::new(9), || true, &quorum)
     }
 
     #[test]
@@ -215,6 +244,29 @@ mod tests {
         described.peers[2].role = PeerRole::Learner;
         assert_eq!(quorum_time(&described, id(1), ms(7), &[(id(3), ms(5))]), None);
         assert_eq!(quorum_time(&described, id(1), ms(7), &[(id(2), ms(4))]), Some(ms(4)));
+    }
+
+    #[test]
+    fn what_is_known_of_a_quorum_is_forgotten_with_its_reasons() {
+        let mut lease = Lease::new(ms(1000));
+        lease.of_term(TERM).received(id(2), ms(10), ms(50));
+        let mut described = description(1, 3);
+        let until = |lease: &Lease, described: &RegionDescription, now| {
+            let quorum = Quorum { description: described, leader: id(1), now: ms(now) };
+            lease.until(TERM, Index::new(9), || true, &quorum)
+        };
+        assert_eq!(until(&lease, &described, 50), Some(ms(1010)));
+        // The one that has answered does not count any more.
+        described.peers[1].role = PeerRole::Learner;
+        described.epoch.conf_ver += 1;
+        assert_eq!(until(&lease, &described, 50), None);
+        lease.received(id(3), ms(40), ms(50));
+        assert_eq!(until(&lease, &described, 60), Some(ms(1040)));
+        // Alone it needs nobody, and what it knows is as of now.
+        described.peers[2].role = PeerRole::Learner;
+        described.epoch.conf_ver += 1;
+        assert_eq!(until(&lease, &described, 60), Some(ms(1060)));
+        assert_eq!(until(&lease, &described, 70), Some(ms(1070)));
     }
 
     #[test]
@@ -254,7 +306,9 @@ mod tests {
         lease.received(id(2), ms(40), ms(50));
         assert_eq!(until(&mut lease, 50), None);
         lease.of_term(Term::new(7)).received(id(2), ms(40), ms(50));
-        let next = lease.until(Term::new(7), Index::new(9), || true, |_| Some(ms(40)));
+        let described = description(1, 3);
+        let quorum = Quorum { description: &described, leader: id(1), now: ms(50) };
+        let next = lease.until(Term::new(7), Index::new(9), || true, &quorum);
         assert_eq!(next, Some(ms(1040)));
     }
 
@@ -275,10 +329,11 @@ mod tests {
     fn a_split_under_way_and_a_term_without_an_applied_entry_turn_it_off() {
         let mut lease = Lease::new(ms(1000));
         lease.of_term(TERM).received(id(2), ms(10), ms(50));
-        let received = |_: &[_]| Some(ms(10));
-        assert_eq!(lease.until(TERM, Index::new(9), || false, received), None);
+        let described = description(1, 3);
+        let quorum = Quorum { description: &described, leader: id(1), now: ms(50) };
+        assert_eq!(lease.until(TERM, Index::new(9), || false, &quorum), None);
         lease.off_until_applied(Index::new(10));
         assert_eq!(until(&mut lease, 50), None);
-        assert!(lease.until(TERM, Index::new(10), || true, received).is_some());
+        assert!(lease.until(TERM, Index::new(10), || true, &quorum).is_some());
     }
 }

@@ -11,7 +11,7 @@ use crate::effects::Effects;
 use crate::envelope::Envelope;
 use crate::error::{ProposeError, ReadError};
 use crate::ids::{Index, PeerId};
-use crate::lease::{quorum_time, Lease};
+use crate::lease::{Lease, Quorum};
 use crate::life::Life;
 use crate::reads::{context, Read, ReadAnswer, ReadMode, ReadPoint, ReadQueue, ReadWay, Serving};
 use crate::region::Region;
@@ -127,11 +127,15 @@ impl Region {
             return None;
         }
         let (term, applied, now) = (self.term(), self.applying.applied(), self.reading.now);
-        let (description, me, raft) = (&self.description, self.peer.id, &self.raw.raft);
-        let own_term_applied = || raft.apply_to_current_term();
-        let quorum = |received: &[_]| quorum_time(description, me, now, received);
+        let own_term_applied = || self.raw.raft.apply_to_current_term();
+        let quorum = Quorum { description: &self.description, leader: self.peer.id, now };
         let used = !self.config.lease.is_zero();
-        self.reading.lease.as_ref().filter(|_| used)?.until(term, applied, own_term_applied, quorum)
+        self.reading.lease.as_ref().filter(|_| used)?.until(
+            term,
+            applied,
+            own_term_applied,
+            &quorum,
+        )
     }
 
     /// The lease of this leadership, where there may be one.

@@ -73,6 +73,8 @@ pub struct Region {
     pub(crate) config: Arc<RegionConfig>,
     pub(crate) raw: RawNode<RegionStorage>,
     pub(crate) headers: HeaderCache,
+    /// In ticks, of this term.
+    timeout: (Term, usize),
     pub(crate) proposals: ProposalQueue,
     pub(crate) writes: Writes,
     pub(crate) applying: Applying,
@@ -117,6 +119,7 @@ impl Region {
             peer: sound.me,
             description: sound.description,
             headers: HeaderCache::default(),
+            timeout: (Term::default(), 0),
             proposals: ProposalQueue::new(region_id, config.max_pending_proposals),
             writes: Writes::new(sound.written),
             applying: Applying::new(sound.applied, config.max_unapplied_bytes),
@@ -447,10 +450,15 @@ fn is_leaders(msg_type: MessageType) -> bool {
 impl Region {
     /// To be called after everything that may step raft-rs.
     pub(crate) fn settle(&mut self) {
-        let (region_id, term) = (self.id(), self.term());
-        let (seed, ticks) = (self.config.seed, self.config.election_ticks);
-        let timeout = timeout::draw(seed, region_id, self.peer.id, term, ticks);
-        self.raw.raft.set_randomized_election_timeout(timeout);
+        // Of every call the one that may have drawn another; most have not.
+        let term = self.term();
+        let (known_for, known) = self.timeout;
+        if term != known_for || self.raw.raft.randomized_election_timeout() != known {
+            let (seed, ticks) = (self.config.seed, self.config.election_ticks);
+            let timeout = timeout::draw(seed, self.id(), self.peer.id, term, ticks);
+            self.raw.raft.set_randomized_election_timeout(timeout);
+            self.timeout = (term, timeout);
+        }
         if let Some(error) = self.raw.store().take_failure() {
             self.fail(error.into());
         }

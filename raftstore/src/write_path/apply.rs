@@ -31,7 +31,7 @@ struct RegionTask {
     /// One for each command.
     waiting: Vec<Waiting>,
     /// What happens to the region as a whole; then there are no commands.
-    change: Option<TaskChange>,
+    change: Option<Box<TaskChange>>,
 }
 
 /// Who waits for a command.
@@ -81,9 +81,9 @@ impl ApplyStation {
     pub(crate) fn add(&mut self, slot: u32, peer: PeerId, batch: ApplyBatch) {
         let change = batch.change.map(|change| match change {
             RegionChange::Split { children, callback, leading } => {
-                TaskChange::Split { children, callback, leading }
+                Box::new(TaskChange::Split { children, callback, leading })
             }
-            RegionChange::Install => TaskChange::Install(peer),
+            RegionChange::Install => Box::new(TaskChange::Install(peer)),
         });
         let mut commands = Vec::with_capacity(batch.commands.len());
         let mut waiting = Vec::with_capacity(batch.commands.len());
@@ -108,7 +108,7 @@ impl ApplyStation {
         let region_id = last.description.id;
         let applied = AppliedState { index, term, description: last.description.clone() };
         let commands = RegionCommands { region_id, commands: Vec::new(), applied };
-        let change = Some(TaskChange::Destroy(peer, last));
+        let change = Some(Box::new(TaskChange::Destroy(peer, last)));
         self.tasks.push(RegionTask { slot, commands, waiting: Vec::new(), change });
     }
 
@@ -209,7 +209,7 @@ impl Applier {
                 return done;
             }
             let applied = task.commands.applied;
-            match change {
+            match *change {
                 TaskChange::Split { children, callback, leading } => {
                     let split = (children, callback, leading);
                     if !self.split(&applied, split, respond) {
