@@ -1,0 +1,228 @@
+//! Snapshots that are doubled, late, unsound, made up or lies, and user code around them that panics: they
+//! cost time, or one region, which is named. The stores are driven by hand, and the other stores played.
+
+mod common;
+
+use common::{config, counted};
+use raft::eraftpb::{Message, MessageType, Snapshot};
+use raftstore::{
+    AppliedState, Bytes, DrivenStore, Envelope, Index, MapCommand, MemoryLogStore,
+    MemorySnapshotFiles, OrderedMap, Peer, PeerId, RegionDescription, RegionId, RegionState,
+    Registry, SnapshotBody, SnapshotFiles, SnapshotId, SnapshotMessage, StateMachine, Store,
+    StoreBuilder, StoreHandle, StoreId, Term, Transport,
+};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+const ONE: RegionId = RegionId::new(1);
+const TWO: RegionId = RegionId::new(2);
+/// After so many ticks without a word a snapshot is forgotten.
+const FORGOTTEN_TICKS: usize = 25;
+
+/// Keeps what a store says about snapshots.
+#[derive(Clone, Default)]
+struct Heard(Arc<parking_lot::Mutex<Vec<SnapshotMessage>>>);
+
+impl Transport for Heard {
+    fn send(&self, _: StoreId, messages: &mut Vec<Box<Envelope>>) -> usize {
+        messages.clear();
+        0
+    }
+
+    fn send_snapshot(&self, message: SnapshotMessage) -> bool {
+        self.0.lock().push(message);
+        true
+    }
+}
+
+impl Heard {
+    /// What has been said since the last call.
+    fn take(&self) -> Vec<SnapshotBody> {
+        self.0.lock().drain(..).map(|message| message.body).collect()
+    }
+}
+
+/// A region with one peer on a made-up store 2 and one on the store under test.
+fn moved_here(region: RegionId) -> RegionDescription {
+    let (start, end) = if region == ONE { ("", "m") } else { ("m", "") };
+    let peer = |number: u64, store| {
+        Peer::voter(PeerId::new(10 * region.get() + number), StoreId::new(store))
+    };
+    RegionDescription::new(region, start, end, [peer(1, 2), peer(2, 1)])
+}
+
+fn own_peer(region: RegionId) -> PeerId {
+    PeerId::new(10 * region.get() + 2)
+}
+
+fn id_of(region: RegionId, index: u64, attempt: u64) -> SnapshotId {
+    let (index, term) = (Index::new(index), Term::new(6));
+    SnapshotId { region, peer: own_peer(region), index, term, attempt }
+}
+
+/// raft-rs's message for a snapshot.
+fn raft_message(description: &RegionDescription, index: u64) -> Box<Envelope> {
+    let (from, to) = (description.peers[0], description.peers[1]);
+    let applied = AppliedState {
+        index: Index::new(index),
+        term: Term::new(6),
+        description: Arc::new(description.clone()),
+    };
+    let mut snapshot = Snapshot { data: applied.encode().into(), ..Snapshot::default() };
+    let metadata = snapshot.mut_metadata();
+    (metadata.index, metadata.term) = (index, 6);
+    metadata.mut_conf_state().voters = description.peers.iter().map(|peer| peer.id.get()).collect();
+    let mut message = Message {
+        msg_type: MessageType::MsgSnapshot,
+        from: from.id.get(),
+        to: to.id.get(),
+        term: 6,
+        ..Message::default()
+    };
+    message.set_snapshot(snapshot);
+    let (region_id, epoch) = (description.id, description.epoch);
+    Box::new(Envelope { cluster_id: 1, region_id, from, to, epoch, message, description: None })
+}
+
+fn say(handle: &StoreHandle, from: u64, id: SnapshotId, body: SnapshotBody) {
+    let (from, to) = (StoreId::new(from), StoreId::new(1));
+    assert!(handle.deliver_snapshot(SnapshotMessage { cluster_id: 1, from, to, id, body }));
+}
+
+fn offer(handle: &StoreHandle, region: RegionId, index: u64, attempt: u64) {
+    let envelope = raft_message(&moved_here(region), index);
+    say(handle, 2, id_of(region, index, attempt), SnapshotBody::Offer(envelope));
+}
+
+/// All of it, in one chunk.
+fn send(handle: &StoreHandle, from: u64, id: SnapshotId, bytes: &[u8]) {
+    let (checksum, bytes) = (crc32fast::hash(bytes), Bytes::copy_from_slice(bytes));
+    say(handle, from, id, SnapshotBody::Chunk { number: 0, last: true, checksum, bytes });
+}
+
+/// A snapshot as it is sent, of these pieces.
+fn framed(pieces: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for piece in pieces {
+        bytes.extend_from_slice(&(piece.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(piece).to_le_bytes());
+        bytes.extend_from_slice(piece);
+    }
+    bytes.extend_from_slice(&u32::MAX.to_le_bytes());
+    bytes.extend_from_slice(&(pieces.len() as u32).to_le_bytes());
+    bytes
+}
+
+/// A snapshot of an `OrderedMap` with one pair.
+fn one_pair(key: &str) -> Vec<u8> {
+    let pair = MapCommand::put(key.to_owned(), "precious").encode();
+    let piece = [&(pair.len() as u32).to_be_bytes()[..], &pair].concat();
+    framed(&[&piece])
+}
+
+fn builder(
+    store: u64,
+    machine: Arc<dyn StateMachine>,
+    transport: impl Transport,
+    registry: &Registry,
+) -> StoreBuilder {
+    Store::builder(StoreId::new(store))
+        .config(config())
+        .state_machine(machine)
+        .transport(transport)
+        .registry(registry.clone())
+}
+
+/// A store driven by hand, what it says, and its map.
+struct Driven {
+    store: DrivenStore,
+    heard: Heard,
+    map: Arc<OrderedMap>,
+    registry: Registry,
+}
+
+impl Driven {
+    fn start(build: impl FnOnce(StoreBuilder) -> StoreBuilder) -> Self {
+        let (heard, map, registry) =
+            (Heard::default(), Arc::new(OrderedMap::new()), Registry::new());
+        let builder = builder(1, map.clone(), heard.clone(), &registry);
+        let store = build(builder).start_driven().expect("starts");
+        Self { store, heard, map, registry }
+    }
+
+    fn on_disk(dir: &Path) -> Self {
+        Self::start(|builder| builder.data_dir(dir))
+    }
+
+    fn with_files(files: impl SnapshotFiles) -> Self {
+        let log = Arc::new(MemoryLogStore::new());
+        Self::start(|builder| builder.log_store(log).snapshot_files(Arc::new(files)))
+    }
+
+    fn handle(&self) -> StoreHandle {
+        self.store.handle()
+    }
+
+    fn run_until_idle(&mut self) {
+        common::run_until_idle(std::slice::from_mut(&mut self.store));
+    }
+
+    fn pass_ticks(&mut self, ticks: usize) {
+        for _ in 0..ticks {
+            self.store.advance_time(config().raft.tick_interval);
+            self.run_until_idle();
+        }
+    }
+
+    /// A snapshot comes in whole.
+    fn receive(&mut self, region: RegionId, index: u64, attempt: u64, bytes: &[u8]) {
+        offer(&self.handle(), region, index, attempt);
+        send(&self.handle(), 2, id_of(region, index, attempt), bytes);
+        self.run_until_idle();
+    }
+
+    /// Whether the region, which leads here, carries out a command.
+    fn writes(&mut self, region: RegionId, key: &str) -> bool {
+        let done = Arc::new(AtomicBool::new(false));
+        let answered = done.clone();
+        let put = MapCommand::put(key.to_owned(), "v").encode();
+        self.handle().propose_with(region, put, move |answer| {
+            answered.store(answer.is_ok(), Ordering::SeqCst);
+        });
+        self.run_until_idle();
+        done.load(Ordering::SeqCst)
+    }
+
+    fn state(&self, region: RegionId) -> Option<RegionState> {
+        self.handle().region(region).map(|info| info.state)
+    }
+
+    fn is_well(&self) {
+        assert_eq!(self.handle().failure().map(|failure| failure.to_string()), None);
+        assert_eq!(self.handle().set_aside(), Default::default());
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).expect("readable");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("readable").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_snapshot_message_without_contents_is_dropped() {
+    let mut driven = Driven::with_files(MemorySnapshotFiles::default());
+    driven.receive(ONE, 20, 1, &one_pair("a"));
+    assert_eq!(driven.state(ONE), Some(RegionState::Live));
+    driven.handle().deliver(&mut vec![raft_message(&moved_here(ONE), 30)]);
+    driven.run_until_idle();
+    driven.is_well();
+    let status = driven.store.region_status(ONE).expect("it is here");
+    assert_eq!(status.last, Index::new(20));
+    let dropped = "raftstore_raft_messages_dropped_total";
+    assert_eq!(counted(&driven.registry, dropped, "snapshot_without_contents"), 1.0);
+}
