@@ -6,13 +6,16 @@ mod common;
 use common::{config, counted};
 use raft::eraftpb::{Message, MessageType, Snapshot};
 use raftstore::{
-    AppliedState, Bytes, DrivenStore, Envelope, Index, MapCommand, MemoryLogStore,
-    MemorySnapshotFiles, OrderedMap, Peer, PeerId, RegionDescription, RegionId, RegionState,
-    Registry, SnapshotBody, SnapshotFiles, SnapshotId, SnapshotMessage, StateMachine, Store,
-    StoreBuilder, StoreHandle, StoreId, Term, Transport,
+    AdminRequest, AppliedState, Bytes, DirectorySnapshotFiles, Discarded, DrivenStore, Envelope,
+    InProcessTransport, Index, MapCommand, MemoryLogStore, MemorySnapshotFiles, OrderedMap, Peer,
+    PeerChange, PeerId, RegionCommands, RegionDescription, RegionId, RegionSplit, RegionState,
+    Registry, SnapshotBody, SnapshotFiles, SnapshotId, SnapshotMessage, SnapshotSource,
+    StagedSnapshot, StartError, StateMachine, StateMachineError, Store, StoreBuilder, StoreHandle,
+    StoreId, StoreThread, Term, Transport, MAX_PIECE_BYTES,
 };
+use std::io::{self, Read};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 const ONE: RegionId = RegionId::new(1);
@@ -225,4 +228,33 @@ fn a_snapshot_message_without_contents_is_dropped() {
     assert_eq!(status.last, Index::new(20));
     let dropped = "raftstore_raft_messages_dropped_total";
     assert_eq!(counted(&driven.registry, dropped, "snapshot_without_contents"), 1.0);
+}
+
+#[test]
+fn an_unsound_offer_does_not_end_a_sound_reception() {
+    let mut driven = Driven::with_files(MemorySnapshotFiles::default());
+    offer(&driven.handle(), ONE, 20, 1);
+    driven.run_until_idle();
+    assert_eq!(driven.heard.take(), [SnapshotBody::Wants(0)]);
+    // Of nobody; of another cluster; of a store that is not the leader's; of another region's range.
+    let nobody = Peer::voter(PeerId::new(0), StoreId::new(0));
+    let envelope = || raft_message(&moved_here(ONE), 20);
+    let junk = Envelope { from: nobody, message: Message::default(), ..*envelope() };
+    let strange = Envelope { cluster_id: 9, ..*envelope() };
+    let id = id_of(ONE, 20, 5);
+    say(&driven.handle(), 77, id, SnapshotBody::Offer(Box::new(junk)));
+    say(&driven.handle(), 2, id, SnapshotBody::Offer(Box::new(strange)));
+    say(&driven.handle(), 77, id, SnapshotBody::Offer(envelope()));
+    driven.run_until_idle();
+    assert_eq!(driven.heard.take(), [(); 3].map(|()| SnapshotBody::Refused));
+    // Nor do a chunk and a word of another store.
+    let id = id_of(ONE, 20, 1);
+    send(&driven.handle(), 77, id, b"something");
+    say(&driven.handle(), 77, id, SnapshotBody::Cancelled);
+    driven.run_until_idle();
+    assert_eq!(driven.heard.take(), [SnapshotBody::Refused]);
+    send(&driven.handle(), 2, id, &one_pair("a"));
+    driven.run_until_idle();
+    assert_eq!(driven.heard.take(), [SnapshotBody::Arrived]);
+    assert!(driven.map.get(ONE, b"a").is_some());
 }

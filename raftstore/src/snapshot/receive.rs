@@ -52,6 +52,11 @@ impl Receiving {
         }
     }
 
+    /// Whether it is this snapshot, from this store.
+    pub(super) fn is(&self, from: StoreId, id: SnapshotId) -> bool {
+        self.id == id && self.from == from
+    }
+
     /// What the sender should hear of it.
     pub(super) fn stands(&self) -> SnapshotBody {
         match self.staged {

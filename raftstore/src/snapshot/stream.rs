@@ -14,7 +14,7 @@ use crate::region_fsm::RegionRouter;
 use crate::state_machine::StateMachine;
 use crate::transport::Transport;
 use crate::work_queue::{Taken, WorkQueue};
-use region::{snapshot_of, Envelope, Peer, PeerId, RegionId, StoreId};
+use region::{snapshot_of, AppliedState, Envelope, Peer, PeerId, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -246,7 +246,8 @@ impl StreamWorker {
             SnapshotBody::Chunk { number, last, checksum, bytes } => {
                 let region = message.id.region;
                 let known = self.traffic.receiving.get_mut(&region);
-                let Some(receiving) = known.filter(|known| known.id == message.id) else {
+                let Some(receiving) = known.filter(|known| known.is(message.from, message.id))
+                else {
                     return self.say(message.from, message.id, SnapshotBody::Refused);
                 };
                 self.traffic.received += bytes.len() as u64;
@@ -262,7 +263,8 @@ impl StreamWorker {
             SnapshotBody::Cancelled => {
                 let region = message.id.region;
                 let known = self.traffic.receiving.get(&region);
-                if known.is_some_and(|known| known.id == message.id && !known.is_complete()) {
+                let from = message.from;
+                if known.is_some_and(|known| known.is(from, message.id) && !known.is_complete()) {
                     self.drop_received(region);
                 }
             }
@@ -349,17 +351,19 @@ impl StreamWorker {
     /// A store offers a snapshot.
     fn be_offered(&mut self, from: StoreId, id: SnapshotId, envelope: Box<Envelope>) {
         let region = id.region;
-        if let Some(known) = self.traffic.receiving.get(&region) {
-            if known.id == id && known.from == from {
-                return self.answer(region);
-            }
-            let term = known.offer.as_ref().map_or(0, |offer| offer.message.term);
-            if term > envelope.message.term {
-                return self.say(from, id, SnapshotBody::Refused);
-            }
-            self.drop_received(region);
+        let known = self.traffic.receiving.get(&region);
+        if known.is_some_and(|known| known.is(from, id)) {
+            return self.answer(region);
         }
-        match self.admit(from, id, envelope) {
+        let under_way = known.and_then(|known| known.offer.as_ref());
+        let term = under_way.map_or(0, |offer| offer.message.term);
+        // Only what might be taken ends what is under way.
+        let sound = self.check(from, id, &envelope).filter(|_| term <= envelope.message.term);
+        let begun = sound.and_then(|applied| {
+            self.drop_received(region);
+            self.begin(from, id, applied, envelope)
+        });
+        match begun {
             Some(receiving) => {
                 self.traffic.receiving.insert(region, receiving);
                 self.answer(region);
@@ -371,14 +375,12 @@ impl StreamWorker {
         }
     }
 
-    fn admit(&self, from: StoreId, id: SnapshotId, offer: Box<Envelope>) -> Option<Receiving> {
-        let under_way = self.traffic.receiving.values().filter(|known| !known.is_complete());
-        if under_way.count() >= self.limits.snapshots {
-            return None;
-        }
-        let applied = snapshot_of(&offer).ok()?;
+    /// What a snapshot is of, if it is sound and has a place here.
+    fn check(&self, from: StoreId, id: SnapshotId, offer: &Envelope) -> Option<AppliedState> {
+        let applied = snapshot_of(offer).ok()?;
         let described = &applied.description;
         let sound = offer.cluster_id == self.cluster_id
+            && offer.from.store == from
             && offer.region_id == id.region
             && described.id == id.region
             && offer.to.store == self.store_id
@@ -389,6 +391,20 @@ impl StreamWorker {
             return None;
         }
         if let Some(Refused::Tombstone(..)) = self.peers.refusal(id.region, id.peer) {
+            return None;
+        }
+        Some(applied)
+    }
+
+    fn begin(
+        &self,
+        from: StoreId,
+        id: SnapshotId,
+        applied: AppliedState,
+        offer: Box<Envelope>,
+    ) -> Option<Receiving> {
+        let under_way = self.traffic.receiving.values().filter(|known| !known.is_complete());
+        if under_way.count() >= self.limits.snapshots {
             return None;
         }
         match self.files.begin(&id.name()) {
