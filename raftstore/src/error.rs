@@ -71,6 +71,14 @@ pub enum StoreFailure {
     /// The state machine could not apply.
     #[error("the state machine failed: {0}")]
     StateMachine(#[from] StateMachineError),
+    /// A snapshot that a region has taken could not be given its name, so that the next start would not find it.
+    #[error("snapshot {name} cannot be kept: {reason}")]
+    Snapshot {
+        /// The name of its file.
+        name: String,
+        /// What failed.
+        reason: String,
+    },
     /// A thread of the store panicked.
     #[error("{0} panicked")]
     Panicked(&'static str),

@@ -217,6 +217,77 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn a_doubled_offer_does_not_cost_an_installed_snapshot() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut driven = Driven::on_disk(dir.path());
+    driven.receive(ONE, 20, 1, &one_pair("a"));
+    assert!(driven.map.get(ONE, b"a").is_some());
+    let file = names(&dir.path().join("snapshots"));
+    assert_eq!(file.len(), 1, "the map is in memory, so the next start needs it: {file:?}");
+    driven.pass_ticks(FORGOTTEN_TICKS);
+    driven.heard.take();
+    // The same once more, late, and then by a leader that has not heard of it.
+    for attempt in [1, 2] {
+        offer(&driven.handle(), ONE, 20, attempt);
+        driven.run_until_idle();
+        assert_eq!(driven.heard.take(), [SnapshotBody::Arrived]);
+        driven.pass_ticks(FORGOTTEN_TICKS);
+        assert_eq!(names(&dir.path().join("snapshots")), file);
+    }
+    drop(driven);
+    let mut driven = Driven::on_disk(dir.path());
+    driven.run_until_idle();
+    driven.is_well();
+    assert!(driven.map.get(ONE, b"a").is_some());
+}
+
+#[test]
+fn a_snapshot_that_is_offered_again_while_it_is_installed_is_there_already() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut driven = Driven::on_disk(dir.path());
+    offer(&driven.handle(), ONE, 20, 1);
+    send(&driven.handle(), 2, id_of(ONE, 20, 1), &one_pair("a"));
+    // Everything but the installation.
+    while let Some(thread) =
+        driven.store.runnable().into_iter().find(|thread| *thread != StoreThread::Chores)
+    {
+        driven.store.run(thread);
+    }
+    assert_eq!(driven.state(ONE), Some(RegionState::Installing));
+    driven.heard.take();
+    offer(&driven.handle(), ONE, 20, 2);
+    driven.store.run(StoreThread::Snapshots);
+    assert_eq!(driven.heard.take(), [SnapshotBody::Arrived]);
+    driven.run_until_idle();
+    driven.is_well();
+    assert_eq!(driven.state(ONE), Some(RegionState::Live));
+    assert!(driven.map.get(ONE, b"a").is_some());
+}
+
+#[test]
+fn two_receptions_of_one_snapshot_are_two_files() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut driven = Driven::on_disk(dir.path());
+    offer(&driven.handle(), ONE, 20, 1);
+    send(&driven.handle(), 2, id_of(ONE, 20, 1), &one_pair("a"));
+    driven.store.run(StoreThread::Snapshots);
+    // It is complete, and its region has not heard of it, when another attempt begins.
+    offer(&driven.handle(), ONE, 20, 2);
+    driven.store.run(StoreThread::Snapshots);
+    driven.run_until_idle();
+    driven.is_well();
+    assert!(driven.map.get(ONE, b"a").is_some());
+    send(&driven.handle(), 2, id_of(ONE, 20, 2), &one_pair("a"));
+    driven.run_until_idle();
+    driven.is_well();
+    assert_eq!(names(&dir.path().join("snapshots")), ["region-1-peer-12-20-6.snap"]);
+    drop(driven);
+    let driven = Driven::on_disk(dir.path());
+    driven.is_well();
+    assert!(driven.map.get(ONE, b"a").is_some());
+}
+
+#[test]
 fn a_snapshot_message_without_contents_is_dropped() {
     let mut driven = Driven::with_files(MemorySnapshotFiles::default());
     driven.receive(ONE, 20, 1, &one_pair("a"));

@@ -25,6 +25,13 @@ pub trait SnapshotFiles: Send + Sync + 'static {
     /// When it is not there, or cannot be read.
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
 
+    /// Gives a finished snapshot another name. What there was under that is gone. Durable on return; a crash
+    /// leaves it whole under one of the two.
+    ///
+    /// # Errors
+    /// When it is not there, or that fails. The store stops then.
+    fn rename(&self, name: &str, to: &str) -> io::Result<()>;
+
     /// Removes a snapshot, finished or not. One that is not there is no error.
     ///
     /// # Errors
@@ -76,6 +83,14 @@ impl SnapshotFiles for MemorySnapshotFiles {
         let found = self.finished.lock().get(name).cloned();
         let bytes = found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(Box::new(io::Cursor::new(SharedBytes(bytes))))
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        let mut finished = self.finished.lock();
+        let bytes = finished.remove(name);
+        let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        finished.insert(to.to_owned(), bytes);
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -154,6 +169,11 @@ impl SnapshotFiles for DirectorySnapshotFiles {
         Ok(Box::new(io::BufReader::with_capacity(256 << 10, File::open(self.path(name))?)))
     }
 
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path(name), self.path(to))?;
+        self.sync_names()
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         for path in [self.path(name), self.path(&format!("{name}{PART}"))] {
             match std::fs::remove_file(path) {
@@ -202,6 +222,16 @@ mod tests {
         let mut text = String::new();
         files.open("a").expect("is there").read_to_string(&mut text).expect("reads");
         assert_eq!(text, "one two");
+        assert_eq!(files.list().expect("lists"), ["a"]);
+        assert!(files.rename("b", "c").is_err(), "it is not there");
+        let mut other = files.begin("b").expect("begins");
+        other.append(b"other").expect("appends");
+        other.finish().expect("finishes");
+        files.rename("a", "b").expect("renames");
+        let mut text = String::new();
+        files.open("b").expect("is there").read_to_string(&mut text).expect("reads");
+        assert_eq!(text, "one two", "in the place of the other");
+        files.rename("b", "a").expect("renames");
         assert_eq!(files.list().expect("lists"), ["a"]);
         drop(files.begin("a").expect("begins anew"));
         assert!(files.open("a").is_err(), "the old one is gone");

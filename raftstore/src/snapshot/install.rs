@@ -12,7 +12,7 @@
 
 use super::files::SnapshotFiles;
 use super::frames::FrameReader;
-use super::message::{staged_index, staged_name};
+use super::message::{staged_name, StagedName};
 use crate::error::StoreFailure;
 use crate::events::{Observers, RegionEvent};
 use crate::health::Health;
@@ -207,14 +207,18 @@ pub(crate) fn install_staged(
     Ok(())
 }
 
-/// Removes what is staged for a peer of an index before `end`.
+/// Removes what a peer has taken of an index before `end`.
 pub(crate) fn remove_staged(files: &dyn SnapshotFiles, region: RegionId, peer: PeerId, end: Index) {
     let names = files.list().unwrap_or_else(|error| {
         tracing::warn!(%region, %error, "snapshots cannot be listed");
         Vec::new()
     });
-    let before = |name: &String| staged_index(name, region, peer).is_some_and(|index| index < end);
-    for name in names.into_iter().filter(before) {
+    let before = |name: &StagedName| {
+        name.taken && (name.region, name.peer) == (region, peer) && name.index < end
+    };
+    for name in
+        names.into_iter().filter(|name| StagedName::parse(name).as_ref().is_some_and(before))
+    {
         if let Err(error) = files.remove(&name) {
             tracing::warn!(name, %error, "a snapshot cannot be removed");
         }

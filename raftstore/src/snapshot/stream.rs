@@ -2,13 +2,14 @@
 
 use super::files::SnapshotFiles;
 use super::frames::FrameReader;
-use super::message::{SnapshotBody, SnapshotId, SnapshotMessage};
-use super::receive::{Receiving, Took};
+use super::message::{reception_name, SnapshotBody, SnapshotId, SnapshotMessage};
+use super::receive::{Arrival, Receiving, Took};
 use super::send::Sending;
 use crate::events::{Observers, RegionEvent};
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Refused};
+use crate::published::Directory;
 use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
 use crate::state_machine::StateMachine;
@@ -73,6 +74,7 @@ pub(crate) struct StreamWorker {
     pub(crate) files: Arc<dyn SnapshotFiles>,
     pub(crate) ranges: Arc<RangeMap>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) router: RegionRouter,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observers: Arc<Observers>,
@@ -94,6 +96,7 @@ pub(crate) struct Traffic {
     sending: BTreeMap<(RegionId, PeerId), Sending>,
     receiving: BTreeMap<RegionId, Receiving>,
     attempts: u64,
+    receptions: u64,
     /// Bytes sent and received since the last tick.
     sent: u64,
     received: u64,
@@ -355,6 +358,9 @@ impl StreamWorker {
         if known.is_some_and(|known| known.is(from, id)) {
             return self.answer(region);
         }
+        if self.is_there_already(id) {
+            return self.say(from, id, SnapshotBody::Arrived);
+        }
         let under_way = known.and_then(|known| known.offer.as_ref());
         let term = under_way.map_or(0, |offer| offer.message.term);
         // Only what might be taken ends what is under way.
@@ -373,6 +379,13 @@ impl StreamWorker {
                 self.say(from, id, SnapshotBody::Refused);
             }
         }
+    }
+
+    /// The peer has all that is offered: the snapshot came late or twice, or the leader has not heard. What the
+    /// peer has shown of itself may be old, but what was committed stays so.
+    fn is_there_already(&self, id: SnapshotId) -> bool {
+        let shown = self.directory.find(id.region).map(|published| published.read());
+        shown.is_some_and(|shown| shown.peer_id == id.peer && shown.committed >= id.index)
     }
 
     /// What a snapshot is of, if it is sound and has a place here.
@@ -397,7 +410,7 @@ impl StreamWorker {
     }
 
     fn begin(
-        &self,
+        &mut self,
         from: StoreId,
         id: SnapshotId,
         applied: AppliedState,
@@ -407,8 +420,10 @@ impl StreamWorker {
         if under_way.count() >= self.limits.snapshots {
             return None;
         }
-        match self.files.begin(&id.name()) {
-            Ok(staged) => Some(Receiving::new(id, from, applied, offer, staged)),
+        self.traffic.receptions += 1;
+        let file = reception_name(&id, self.traffic.receptions);
+        match self.files.begin(&file) {
+            Ok(staged) => Some(Receiving::new(id, from, file, applied, offer, staged)),
             Err(error) => {
                 tracing::warn!(region = %id.region, %error, "a snapshot cannot be kept");
                 None
@@ -431,19 +446,24 @@ impl StreamWorker {
     /// All of it is here, and durable.
     fn complete(&mut self, region: RegionId) {
         let Some(receiving) = self.traffic.receiving.get_mut(&region) else { return };
-        let name = receiving.id.name();
-        let sound = self.files.open(&name).map_err(|error| error.to_string()).and_then(|bytes| {
-            let reader = FrameReader::new(receiving.applied.clone(), name, bytes);
+        let file = receiving.file.clone();
+        let sound = self.files.open(&file).map_err(|error| error.to_string()).and_then(|bytes| {
+            let reader = FrameReader::new(receiving.applied.clone(), file.clone(), bytes);
             reader.check().map_err(|error| error.to_string())
         });
         if let Err(error) = sound {
             tracing::warn!(%region, error, "a snapshot that was received is damaged");
             return self.refuse(region);
         }
-        if let Some(offer) = receiving.offer.take() {
+        if let Some(envelope) = receiving.offer.take() {
+            let arrived = StoreMessage::SnapshotArrived(Box::new(Arrival { envelope, file }));
+            if let Err(refused) = self.router.force_send_control(arrived) {
+                if let StoreMessage::SnapshotArrived(arrival) = refused.into_message() {
+                    receiving.offer = Some(arrival.envelope);
+                }
+                return self.refuse(region);
+            }
             self.metrics.snapshot("received");
-            let arrived = StoreMessage::SnapshotArrived(offer);
-            let _ = self.router.force_send_control(arrived);
         }
         self.answer(region);
     }
@@ -458,11 +478,11 @@ impl StreamWorker {
 
     fn drop_received(&mut self, region: RegionId) {
         let Some(receiving) = self.traffic.receiving.remove(&region) else { return };
-        let (id, complete) = (receiving.id, receiving.is_complete());
+        let (file, complete) = (receiving.file.clone(), receiving.is_complete());
         drop(receiving);
         // A complete one belongs to its region by now.
         if !complete {
-            if let Err(error) = self.files.remove(&id.name()) {
+            if let Err(error) = self.files.remove(&file) {
                 tracing::warn!(%region, %error, "a snapshot that was given up cannot be removed");
             }
         }

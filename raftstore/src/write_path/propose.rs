@@ -53,14 +53,14 @@ impl ProposeStation {
             match message {
                 RegionMessage::Raft(envelope) => {
                     metrics.count_received(envelope.message.get_msg_type());
-                    let stepped = match envelope.message.get_msg_type() {
-                        MessageType::MsgSnapshot => {
-                            fsm.publisher.hurry();
-                            self.creator.step_snapshot(region, envelope)
-                        }
-                        _ => region.step(envelope),
-                    };
-                    if let Err(rejection) = stepped {
+                    if let Err(rejection) = region.step(envelope) {
+                        metrics.count_dropped(rejection.label(), 1);
+                    }
+                }
+                RegionMessage::SnapshotArrived(arrival) => {
+                    metrics.count_received(MessageType::MsgSnapshot);
+                    fsm.publisher.hurry();
+                    if let Err(rejection) = self.creator.step_snapshot(region, *arrival) {
                         metrics.count_dropped(rejection.label(), 1);
                     }
                 }
