@@ -301,6 +301,74 @@ fn a_snapshot_message_without_contents_is_dropped() {
     assert_eq!(counted(&driven.registry, dropped, "snapshot_without_contents"), 1.0);
 }
 
+/// Files on disk that cannot be finished.
+struct Full(DirectorySnapshotFiles);
+
+struct FullStaged(Box<dyn StagedSnapshot>);
+
+impl SnapshotFiles for Full {
+    fn begin(&self, name: &str) -> io::Result<Box<dyn StagedSnapshot>> {
+        Ok(Box::new(FullStaged(self.0.begin(name)?)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        self.0.open(name)
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        self.0.rename(name, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+}
+
+impl StagedSnapshot for FullStaged {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.append(bytes)
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        Err(io::Error::other("no space left on device"))
+    }
+}
+
+#[test]
+fn what_cannot_be_finished_or_is_damaged_leaves_no_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let files = || DirectorySnapshotFiles::new(dir.path()).expect("created");
+    let mut driven = Driven::with_files(Full(files()));
+    driven.receive(ONE, 20, 1, &one_pair("a"));
+    assert_eq!(driven.heard.take().last(), Some(&SnapshotBody::Refused));
+    assert_eq!(names(dir.path()), [""; 0]);
+
+    let mut driven = Driven::with_files(files());
+    let mut damaged = one_pair("a");
+    damaged[12] ^= 1;
+    driven.receive(ONE, 20, 1, &damaged);
+    assert_eq!(driven.heard.take().last(), Some(&SnapshotBody::Refused));
+    assert_eq!(names(dir.path()), [""; 0]);
+
+    // One that nobody ends, and one that the sender gives up.
+    for cancelled in [false, true] {
+        offer(&driven.handle(), ONE, 20, 2);
+        driven.run_until_idle();
+        assert_eq!(names(dir.path()).len(), 1);
+        match cancelled {
+            true => say(&driven.handle(), 2, id_of(ONE, 20, 2), SnapshotBody::Cancelled),
+            false => driven.pass_ticks(FORGOTTEN_TICKS),
+        }
+        driven.run_until_idle();
+        assert_eq!(names(dir.path()), [""; 0]);
+    }
+    driven.is_well();
+}
+
 #[test]
 fn an_unsound_offer_does_not_end_a_sound_reception() {
     let mut driven = Driven::with_files(MemorySnapshotFiles::default());

@@ -478,10 +478,10 @@ impl StreamWorker {
 
     fn drop_received(&mut self, region: RegionId) {
         let Some(receiving) = self.traffic.receiving.remove(&region) else { return };
-        let (file, complete) = (receiving.file.clone(), receiving.is_complete());
+        let (file, passed_on) = (receiving.file.clone(), receiving.offer.is_none());
         drop(receiving);
-        // A complete one belongs to its region by now.
-        if !complete {
+        // Its file, too, was passed on with the offer.
+        if !passed_on {
             if let Err(error) = self.files.remove(&file) {
                 tracing::warn!(%region, %error, "a snapshot that was given up cannot be removed");
             }
