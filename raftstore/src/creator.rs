@@ -18,7 +18,7 @@ use crate::range_map::RangeMap;
 use crate::read_gate::ReadGates;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::snapshot::{
-    flush, forget, install_staged, staged_name, Arrival, Chore, ChoreQueue, InstallError,
+    flush, forget, install_staged, staged_name, Arrival, Chore, ChoreQueue, NotInstalled,
     SnapshotFiles,
 };
 use crate::state_machine::StateMachine;
@@ -532,8 +532,8 @@ impl Creator {
                 self.observers.tell(region, || RegionEvent::SnapshotInstalled { index });
                 Ok(Some(applied))
             }
-            Err(InstallError::Damaged(reason)) => Err(reason),
-            Err(InstallError::Failed(failure)) => {
+            Err(NotInstalled::Unsound(reason)) => Err(reason),
+            Err(NotInstalled::Failed(failure)) => {
                 let reason = failure.to_string();
                 self.health.fail(failure);
                 Err(reason)

@@ -288,6 +288,35 @@ fn two_receptions_of_one_snapshot_are_two_files() {
 }
 
 #[test]
+fn contents_that_the_state_machine_refuses_cost_their_region_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut driven = Driven::on_disk(dir.path());
+    let alone = Peer::voter(PeerId::new(21), StoreId::new(1));
+    driven.handle().bootstrap(&[RegionDescription::new(TWO, "m", "", [alone])]).expect("sound");
+    // Whole and with all its checksums, but no pairs.
+    driven.receive(ONE, 20, 1, &framed(&[&[0, 0, 0, 99, 1, 2, 3]]));
+    for restart in 0..3 {
+        let handle = driven.handle();
+        assert_eq!(handle.failure().map(|failure| failure.to_string()), None, "{restart}");
+        let set_aside = handle.set_aside();
+        let reason = set_aside.get(&ONE).expect("it is set aside");
+        assert!(reason.contains("snapshot region-1-peer-12-20-6.snap"), "{reason}");
+        assert!(reason.contains("a piece of a snapshot is cut"), "{reason}");
+        handle.campaign(TWO);
+        driven.pass_ticks(50);
+        assert!(driven.writes(TWO, "n"), "the others serve");
+        drop((handle, driven));
+        driven = Driven::on_disk(dir.path());
+        driven.run_until_idle();
+    }
+    // It is given up as docs/repair.md says.
+    let discarded = driven.handle().discard(ONE, own_peer(ONE)).expect("it is set aside");
+    assert_eq!(discarded, Discarded::Now);
+    driven.is_well();
+    assert_eq!(names(&dir.path().join("snapshots")), [""; 0]);
+}
+
+#[test]
 fn a_snapshot_message_without_contents_is_dropped() {
     let mut driven = Driven::with_files(MemorySnapshotFiles::default());
     driven.receive(ONE, 20, 1, &one_pair("a"));

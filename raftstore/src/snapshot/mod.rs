@@ -27,9 +27,9 @@ pub use message::{SnapshotBody, SnapshotId, SnapshotMessage};
 
 pub(crate) use install::{
     flush, forget, install_staged, remove_staged, tombstone, Chore, ChoreQueue, ChoreWorker,
-    InstallError,
+    NotInstalled,
 };
-pub(crate) use message::{staged_name, StagedName};
+pub(crate) use message::staged_name;
 pub(crate) use receive::Arrival;
 pub(crate) use stream::{
     StreamLimits, StreamQueue, StreamTask, StreamWorker, Traffic, TrafficCounts, TASK_WEIGHT,

@@ -76,6 +76,18 @@ pub const MAX_PIECE_BYTES: usize = 80 << 20;
 #[error("{0}")]
 pub struct StateMachineError(pub String);
 
+/// Why a snapshot was not installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The contents make no sense to the state machine, and would not if it was called again. Their region is
+    /// set aside, with this reason, and the others go on.
+    #[error("{0}")]
+    Unsound(String),
+    /// The contents cannot be stored. The store stops.
+    #[error(transparent)]
+    Failed(#[from] StateMachineError),
+}
+
 /// The user's state machine, one for all regions of a store. Called from several threads at once, but
 /// but for [`snapshot`](Self::snapshot) never at once for one region.
 ///
@@ -136,8 +148,9 @@ pub trait StateMachine: Send + Sync + 'static {
     /// atomic, but must tolerate a half of itself, and must not yet tell the snapshot's index for a half.
     ///
     /// # Errors
-    /// When the contents cannot be stored. The store stops then.
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError>;
+    /// When the contents make no sense, or cannot be stored: [`InstallError`] tells the two apart. What `snapshot`
+    /// fails with may be passed on as it is.
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError>;
 
     /// Forgets a region and all its contents. Called again after a crash.
     ///
