@@ -19,7 +19,7 @@ use crate::read_gate::ReadGates;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::snapshot::{
     flush, forget, install_staged, staged_name, Arrival, Chore, ChoreQueue, NotInstalled,
-    SnapshotFiles,
+    SnapshotFiles, StagedName,
 };
 use crate::state_machine::StateMachine;
 use crate::store_fsm::SetAside;
@@ -405,7 +405,7 @@ impl Creator {
         }
     }
 
-    /// What was received and is not needed to finish an installation.
+    /// What was received and is not needed to finish an installation. What others have put there stays.
     fn remove_stray_snapshots(&self, regions: &[StoredRegion]) {
         let expected = |stored: &StoredRegion| {
             let TruncatedState { index, term } = stored.record.installing?;
@@ -426,7 +426,8 @@ impl Creator {
             tracing::warn!(%error, "snapshots cannot be listed");
             Vec::new()
         });
-        for name in names.into_iter().filter(|name| !needed(name)) {
+        let ours = |name: &String| StagedName::parse(name).is_some();
+        for name in names.into_iter().filter(|name| ours(name) && !needed(name)) {
             if let Err(error) = self.files.remove(&name) {
                 tracing::warn!(name, %error, "a snapshot cannot be removed");
             }

@@ -1,17 +1,16 @@
-//! Snapshots that are doubled, late, unsound, made up or lies, and user code around them that panics: they
-//! cost time, or one region, which is named. The stores are driven by hand, and the other stores played.
+//! Snapshots that are doubled, late, unsound or made up, and files that fail or panic: they cost time, or one
+//! region, which is named. The store is driven by hand, and the others are played.
 
 mod common;
 
 use common::{config, counted};
 use raft::eraftpb::{Message, MessageType, Snapshot};
 use raftstore::{
-    AdminRequest, AppliedState, Bytes, DirectorySnapshotFiles, Discarded, DrivenStore, Envelope,
-    InProcessTransport, Index, MapCommand, MemoryLogStore, MemorySnapshotFiles, OrderedMap, Peer,
-    PeerChange, PeerId, RegionCommands, RegionDescription, RegionId, RegionSplit, RegionState,
-    Registry, SnapshotBody, SnapshotFiles, SnapshotId, SnapshotMessage, SnapshotSource,
-    StagedSnapshot, StartError, StateMachine, StateMachineError, Store, StoreBuilder, StoreHandle,
-    StoreId, StoreThread, Term, Transport, MAX_PIECE_BYTES,
+    AppliedState, Bytes, DirectorySnapshotFiles, Discarded, DrivenStore, Envelope, Index,
+    MapCommand, MemoryLogStore, MemorySnapshotFiles, OrderedMap, Peer, PeerId, RegionDescription,
+    RegionId, RegionState, Registry, SnapshotBody, SnapshotFiles, SnapshotId, SnapshotMessage,
+    StagedSnapshot, StartError, StateMachine, Store, StoreBuilder, StoreHandle, StoreId,
+    StoreThread, Term, Transport,
 };
 use std::io::{self, Read};
 use std::path::Path;
@@ -425,4 +424,19 @@ fn an_unsound_offer_does_not_end_a_sound_reception() {
     driven.run_until_idle();
     assert_eq!(driven.heard.take(), [SnapshotBody::Arrived]);
     assert!(driven.map.get(ONE, b"a").is_some());
+}
+
+#[test]
+fn files_of_others_in_the_directory_stay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let foreign = ["precious.part", "precious.txt", "region-1.snap", "region-1-peer-x-3-4.snap"];
+    let stray = ["region-1-peer-2-3-4.snap", "region-1-peer-2-3-4.snap.7.part"];
+    for name in foreign.iter().chain(&stray) {
+        std::fs::write(dir.path().join(name), "mine").expect("written");
+    }
+    let mut driven = Driven::with_files(DirectorySnapshotFiles::new(dir.path()).expect("created"));
+    driven.run_until_idle();
+    let mut expected = foreign.to_vec();
+    expected.sort_unstable();
+    assert_eq!(names(dir.path()), expected);
 }

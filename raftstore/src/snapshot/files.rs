@@ -132,7 +132,8 @@ pub struct DirectorySnapshotFiles {
 const PART: &str = ".part";
 
 impl DirectorySnapshotFiles {
-    /// Files in `directory`, which is created if need be.
+    /// Files in `directory`, which is created if need be. What others have there a store leaves alone, unless
+    /// its name is one that stores give, such as `region-1-peer-2-3-4.snap`.
     ///
     /// # Errors
     /// When it cannot be created.

@@ -29,7 +29,7 @@ pub(crate) use install::{
     flush, forget, install_staged, remove_staged, tombstone, Chore, ChoreQueue, ChoreWorker,
     NotInstalled,
 };
-pub(crate) use message::staged_name;
+pub(crate) use message::{staged_name, StagedName};
 pub(crate) use receive::Arrival;
 pub(crate) use stream::{
     StreamLimits, StreamQueue, StreamTask, StreamWorker, Traffic, TrafficCounts, TASK_WEIGHT,
