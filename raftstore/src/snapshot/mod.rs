@@ -31,6 +31,7 @@ pub(crate) use install::{
 };
 pub(crate) use message::{staged_name, StagedName};
 pub(crate) use receive::Arrival;
+pub(crate) use send::is_of_log;
 pub(crate) use stream::{
     StreamLimits, StreamQueue, StreamTask, StreamWorker, Traffic, TrafficCounts, TASK_WEIGHT,
 };

@@ -211,6 +211,11 @@ impl StreamWorker {
             }
         };
         let applied = source.applied().clone();
+        if applied.description.id != region {
+            let shown = applied.description.id;
+            tracing::error!(%region, %shown, "the state machine's snapshot is of another region; it is not sent");
+            return None;
+        }
         // The peer may be newer than what is applied yet.
         applied.description.peer(to.id)?;
         self.traffic.attempts += 1;
@@ -308,10 +313,13 @@ impl StreamWorker {
             match catch_unwind(AssertUnwindSafe(|| sending.next_chunk())) {
                 Ok(Ok(chunk)) => self.send_all(key, vec![chunk]),
                 Ok(Err(error)) => {
-                    tracing::warn!(region = %key.0, %error, "a snapshot cannot be read");
+                    tracing::error!(region = %key.0, to = %key.1, %error, "a snapshot cannot be read");
                     return self.give_up(key, true);
                 }
-                Err(_) => return self.give_up(key, true),
+                Err(_) => {
+                    tracing::error!(region = %key.0, to = %key.1, "the source of a snapshot panicked");
+                    return self.give_up(key, true);
+                }
             }
         }
     }

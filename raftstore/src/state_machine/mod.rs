@@ -56,12 +56,13 @@ pub struct RegionSplit {
 
 /// The contents of a region, in pieces.
 pub trait SnapshotSource: Send {
-    /// Up to where, and of which region.
+    /// Up to where, and of which region. The store names a region whose state machine shows another region, or
+    /// more than it was given to apply, and does not send that.
     fn applied(&self) -> &AppliedState;
 
     /// The next piece; `None` after the last one. Pieces mean something to the state machine only; they
     /// arrive whole and in order. A piece of a few hundred kilobytes is a good size; at most
-    /// [`MAX_PIECE_BYTES`].
+    /// [`MAX_PIECE_BYTES`]: with a larger one the snapshot is given up.
     ///
     /// # Errors
     /// When it cannot be read. The snapshot is given up.

@@ -6,6 +6,7 @@ use crate::message::RegionMessage;
 use crate::metrics::LocalMetrics;
 use crate::reads::read_error;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
+use crate::snapshot::is_of_log;
 use crate::write_path::Stage;
 use raft::eraftpb::MessageType;
 use region::{Effects, Proposal, ProposeError, Read};
@@ -71,6 +72,7 @@ impl ProposeStation {
                     region.transfer_leader(target, callback, effects);
                 }
                 RegionMessage::SnapshotReady(to, made) => {
+                    let made = made.filter(|made| is_of_log(region, to, made));
                     region.snapshot_ready(to, made.as_deref());
                 }
                 RegionMessage::SnapshotSent(to, arrived) => region.snapshot_sent(to, arrived),
