@@ -208,6 +208,7 @@ impl Parts {
             ranges: self.creator.ranges.clone(),
             peers: self.creator.peers.clone(),
             directory: self.creator.directory.clone(),
+            health: self.health.clone(),
             router: router.clone(),
             metrics: self.metrics.clone(),
             observers: self.seams.observers.clone(),

@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::{config, counted, run_until_idle};
+use common::{config, counted, eventually, run_until_idle};
 use raftstore::{
     AdminRequest, AppliedState, Bytes, DrivenStore, InProcessTransport, Index, InstallError,
-    MapCommand, MemoryLogStore, OrderedMap, Peer, PeerChange, PeerId, RegionCommands,
+    MapCommand, MemoryLogStore, OrderedMap, Peer, PeerChange, PeerId, Pieces, RegionCommands,
     RegionDescription, RegionId, RegionSplit, Registry, SnapshotSource, StateMachine,
-    StateMachineError, Store, StoreId, Term, MAX_PIECE_BYTES,
+    StateMachineError, Store, StoreBuilder, StoreId, Term, MAX_PIECE_BYTES,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ struct Lying {
     region: AtomicBool,
     large_piece: AtomicBool,
     panics: AtomicBool,
+    last_words: bool,
 }
 
 struct LyingSource {
@@ -81,6 +82,9 @@ impl StateMachine for Lying {
             other.id = TWO;
             applied.description = Arc::new(other);
         }
+        if self.last_words {
+            return Ok(Box::new(LastWords(Pieces::new(applied, []))));
+        }
         let large_piece = self.large_piece.load(Ordering::SeqCst);
         let panics = self.panics.load(Ordering::SeqCst);
         Ok(Box::new(LyingSource { inner, applied, large_piece, panics }))
@@ -99,6 +103,36 @@ impl StateMachine for Lying {
     }
 }
 
+/// A store that cuts its logs soon.
+fn builder(
+    id: u64,
+    map: Arc<Lying>,
+    network: &InProcessTransport,
+    registry: &Registry,
+) -> StoreBuilder {
+    let mut config = config();
+    config.raft.compact_after_entries = 8;
+    config.raft.spare_entries = 8;
+    Store::builder(StoreId::new(id))
+        .config(config)
+        .state_machine(map)
+        .log_store(Arc::new(MemoryLogStore::new()))
+        .transport(network.clone())
+        .registry(registry.clone())
+}
+
+/// The region, with one peer, on the first store.
+fn alone() -> RegionDescription {
+    let peer = Peer::voter(PeerId::new(11), StoreId::new(1));
+    RegionDescription::new(ONE, "", "", [peer])
+}
+
+/// It gets a learner on the second.
+fn with_learner() -> AdminRequest {
+    let learner = Peer::learner(PeerId::new(12), StoreId::new(2));
+    AdminRequest::change_peers([PeerChange::Add(learner)])
+}
+
 /// Two driven stores; the first leads a region whose log is cut, and the second is to get a learner.
 struct Pair {
     stores: Vec<DrivenStore>,
@@ -112,24 +146,14 @@ impl Pair {
         let mut pair = Self { stores: Vec::new(), maps: Vec::new(), registry };
         for id in 1..=2 {
             let map = Arc::new(Lying::default());
-            let mut config = config();
-            config.raft.compact_after_entries = 8;
-            config.raft.spare_entries = 8;
-            let store = Store::builder(StoreId::new(id))
-                .config(config)
-                .state_machine(map.clone())
-                .log_store(Arc::new(MemoryLogStore::new()))
-                .transport(network.clone())
-                .registry(pair.registry.clone())
-                .start_driven()
-                .expect("starts");
+            let builder = builder(id, map.clone(), &network, &pair.registry);
+            let store = builder.start_driven().expect("starts");
             network.connect(store.handle());
             pair.stores.push(store);
             pair.maps.push(map);
         }
-        let alone = Peer::voter(PeerId::new(11), StoreId::new(1));
         let handle = pair.stores[0].handle();
-        handle.bootstrap(&[RegionDescription::new(ONE, "", "", [alone])]).expect("sound");
+        handle.bootstrap(&[alone()]).expect("sound");
         handle.campaign(ONE);
         pair.pass_ticks(50);
         for number in 0..20 {
@@ -155,9 +179,7 @@ impl Pair {
 
     /// Adds the learner, lets the lie be told for a while, and then ends it.
     fn learner_comes_only_after(mut self, end: impl FnOnce(&Lying)) {
-        let add = PeerChange::Add(Peer::learner(PeerId::new(12), StoreId::new(2)));
-        let change = AdminRequest::change_peers([add]);
-        self.stores[0].handle().admin_with(ONE, change, |answer| {
+        self.stores[0].handle().admin_with(ONE, with_learner(), |answer| {
             assert!(answer.is_ok(), "{answer:?}");
         });
         self.pass_ticks(100);
@@ -203,4 +225,56 @@ fn a_piece_that_is_too_large_is_not_sent() {
     let pair = Pair::new();
     pair.maps[0].large_piece.store(true, Ordering::SeqCst);
     pair.learner_comes_only_after(|map| map.large_piece.store(false, Ordering::SeqCst));
+}
+
+#[test]
+fn a_source_that_panics_costs_its_snapshot_alone() {
+    let pair = Pair::new();
+    pair.maps[0].panics.store(true, Ordering::SeqCst);
+    pair.learner_comes_only_after(|map| map.panics.store(false, Ordering::SeqCst));
+}
+
+/// Its end panics, on the thread that sends.
+struct LastWords(Pieces);
+
+impl SnapshotSource for LastWords {
+    fn applied(&self) -> &AppliedState {
+        self.0.applied()
+    }
+
+    fn next_piece(&mut self) -> Result<Option<Bytes>, StateMachineError> {
+        self.0.next_piece()
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        panic!("injected");
+    }
+}
+
+#[test]
+fn a_panic_that_nobody_has_foreseen_stops_the_store_by_name() {
+    let network = InProcessTransport::new();
+    let start = |id: u64| {
+        let map = Arc::new(Lying { last_words: true, ..Lying::default() });
+        let builder = builder(id, map, &network, &Registry::new());
+        let store = builder.start().expect("starts");
+        network.connect(store.handle());
+        store
+    };
+    let (mut first, second) = (start(1), start(2));
+    let handle = first.handle();
+    handle.bootstrap(&[alone()]).expect("sound");
+    eventually("it leads", || handle.campaign(ONE) && handle.leaders() == 1);
+    for number in 0..20 {
+        let put = MapCommand::put(format!("{number}"), "v").encode();
+        handle.propose(ONE, put).expect("written");
+    }
+    handle.admin(ONE, with_learner()).expect("added");
+    eventually("it has failed", || handle.failure().is_some());
+    let failure = handle.failure().expect("it has").to_string();
+    assert_eq!(failure, "the thread that sends and receives snapshots panicked");
+    first.shutdown();
+    drop(second);
 }

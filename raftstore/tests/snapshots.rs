@@ -440,3 +440,64 @@ fn files_of_others_in_the_directory_stay() {
     expected.sort_unstable();
     assert_eq!(names(dir.path()), expected);
 }
+
+/// Files in memory of which one call panics.
+#[derive(Default)]
+struct Panicking {
+    inner: MemorySnapshotFiles,
+    begin: bool,
+    /// Of the calls of `open`, from 1 on.
+    open: u64,
+    opened: AtomicU64,
+}
+
+impl SnapshotFiles for Panicking {
+    fn begin(&self, name: &str) -> io::Result<Box<dyn StagedSnapshot>> {
+        assert!(!self.begin, "injected");
+        self.inner.begin(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        let number = self.opened.fetch_add(1, Ordering::SeqCst) + 1;
+        assert!(number != self.open, "injected");
+        self.inner.open(name)
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(name, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.inner.list()
+    }
+}
+
+#[test]
+fn files_that_panic_cost_one_snapshot_or_one_region() {
+    let mut driven = Driven::with_files(Panicking { begin: true, ..Panicking::default() });
+    offer(&driven.handle(), ONE, 20, 1);
+    driven.run_until_idle();
+    assert_eq!(driven.heard.take(), [SnapshotBody::Refused]);
+    driven.is_well();
+
+    // The check of what has arrived.
+    let mut driven = Driven::with_files(Panicking { open: 1, ..Panicking::default() });
+    driven.receive(ONE, 20, 1, &one_pair("a"));
+    assert_eq!(driven.heard.take().last(), Some(&SnapshotBody::Refused));
+    driven.receive(ONE, 20, 2, &one_pair("a"));
+    assert_eq!(driven.state(ONE), Some(RegionState::Live));
+
+    // The installation.
+    let mut driven = Driven::with_files(Panicking { open: 2, ..Panicking::default() });
+    driven.receive(ONE, 20, 1, &one_pair("a"));
+    driven.receive(TWO, 20, 1, &one_pair("n"));
+    let set_aside = driven.handle().set_aside();
+    let reason = set_aside.get(&ONE).expect("it is set aside");
+    assert!(reason.contains("SnapshotFiles::open panicked"), "{reason}");
+    assert_eq!(driven.state(TWO), Some(RegionState::Live));
+    assert!(driven.handle().failure().is_none());
+}

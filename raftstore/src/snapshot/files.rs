@@ -7,7 +7,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Keeps received snapshots by name. A name is of letters, digits, `-` and `.`.
+/// Keeps received snapshots by name. A name is of letters, digits, `-` and `.`. A call that panics counts as one
+/// that fails.
 ///
 /// # Contract
 /// * What is [finished](StagedSnapshot::finish) survives a crash, whole, if the log store does.

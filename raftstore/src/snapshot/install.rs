@@ -64,8 +64,17 @@ pub(crate) struct ChoreWorker {
 const IDLE: Duration = Duration::from_secs(10);
 
 impl ChoreWorker {
-    /// The body of the thread: until the queue is closed and empty.
-    pub(crate) fn run(mut self) {
+    /// The body of the thread: until the queue is closed and empty. Calls to what users bring are guarded one by
+    /// one; what is not stops the store, by name.
+    pub(crate) fn run(self) {
+        let health = self.health.clone();
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            let thread = "the thread that installs snapshots and destroys regions";
+            health.fail(StoreFailure::Panicked(thread));
+        }
+    }
+
+    fn serve(mut self) {
         while self.queue.take_for(&mut self.chores, IDLE) != Taken::Closed {
             self.work();
         }

@@ -16,6 +16,7 @@
 
 mod files;
 mod frames;
+mod guarded;
 mod install;
 mod message;
 mod receive;
@@ -25,6 +26,7 @@ mod stream;
 pub use files::{DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotFiles, StagedSnapshot};
 pub use message::{SnapshotBody, SnapshotId, SnapshotMessage};
 
+pub(crate) use guarded::GuardedFiles;
 pub(crate) use install::{
     flush, forget, install_staged, remove_staged, tombstone, Chore, ChoreQueue, ChoreWorker,
     NotInstalled,

@@ -5,14 +5,16 @@ use super::frames::FrameReader;
 use super::message::{reception_name, SnapshotBody, SnapshotId, SnapshotMessage};
 use super::receive::{Arrival, Receiving, Took};
 use super::send::Sending;
+use crate::error::StoreFailure;
 use crate::events::{Observers, RegionEvent};
+use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Refused};
 use crate::published::Directory;
 use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{StateMachine, StateMachineError};
 use crate::transport::Transport;
 use crate::work_queue::{Taken, WorkQueue};
 use region::{snapshot_of, AppliedState, Envelope, Peer, PeerId, RegionId, StoreId};
@@ -75,6 +77,7 @@ pub(crate) struct StreamWorker {
     pub(crate) ranges: Arc<RangeMap>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) health: Arc<Health>,
     pub(crate) router: RegionRouter,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observers: Arc<Observers>,
@@ -104,8 +107,16 @@ pub(crate) struct Traffic {
 }
 
 impl StreamWorker {
-    /// The body of the thread: until the queue is closed and empty.
-    pub(crate) fn run(mut self) {
+    /// The body of the thread: until the queue is closed and empty. Calls to what users bring are guarded one by
+    /// one; what is not (the end of a source, say) stops the store, by name.
+    pub(crate) fn run(self) {
+        let health = self.health.clone();
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            health.fail(StoreFailure::Panicked("the thread that sends and receives snapshots"));
+        }
+    }
+
+    fn serve(mut self) {
         let mut ticked = Instant::now();
         loop {
             let taken = self.queue.take_for(&mut self.traffic.tasks, self.limits.tick);
@@ -198,9 +209,12 @@ impl StreamWorker {
     }
 
     fn open(&mut self, region: RegionId, to: Peer) -> Option<(region::AppliedState, Sending)> {
-        let opened = catch_unwind(AssertUnwindSafe(|| self.state_machine.snapshot(region)));
-        let source = match opened {
-            Ok(Ok(source)) => source,
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let source = self.state_machine.snapshot(region)?;
+            Ok::<_, StateMachineError>((source.applied().clone(), source))
+        }));
+        let (applied, source) = match opened {
+            Ok(Ok(opened)) => opened,
             Ok(Err(error)) => {
                 tracing::warn!(%region, %error, "no snapshot can be made");
                 return None;
@@ -210,7 +224,6 @@ impl StreamWorker {
                 return None;
             }
         };
-        let applied = source.applied().clone();
         if applied.description.id != region {
             let shown = applied.description.id;
             tracing::error!(%region, %shown, "the state machine's snapshot is of another region; it is not sent");
