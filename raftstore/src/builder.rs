@@ -216,7 +216,7 @@ impl StoreBuilder {
                 let path = path.join("snapshots");
                 let files = DirectorySnapshotFiles::new(&path).map_err(|error| {
                     let reason = error.to_string();
-                    LogStoreError::Open { path: path.display().to_string(), reason }
+                    StartError::Snapshots { path: path.clone(), reason }
                 })?;
                 Ok(Arc::new(files))
             }

@@ -17,6 +17,14 @@ pub enum StartError {
     /// The log store cannot be opened, read or written.
     #[error(transparent)]
     LogStore(#[from] LogStoreError),
+    /// The directory of received snapshots cannot be created. Make room for it, or take away what is in its place.
+    #[error("cannot open the snapshots in {}: {reason}", .path.display())]
+    Snapshots {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: String,
+    },
     /// The log store belongs to somebody else.
     #[error("the log store{} belongs to store {found_store} of cluster {found_cluster}, not to store {store} of cluster {cluster}", show_place(.place))]
     WrongStore {

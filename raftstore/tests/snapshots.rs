@@ -441,6 +441,21 @@ fn files_of_others_in_the_directory_stay() {
     assert_eq!(names(dir.path()), expected);
 }
 
+#[test]
+fn snapshots_that_cannot_be_opened_are_not_taken_for_the_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("snapshots"), "a file").expect("written");
+    let map = Arc::new(OrderedMap::new());
+    let builder = builder(1, map, Heard::default(), &Registry::new()).data_dir(dir.path());
+    let error = builder.start().expect_err("it cannot");
+    let path = dir.path().join("snapshots").display().to_string();
+    assert!(
+        error.to_string().starts_with(&format!("cannot open the snapshots in {path}: ")),
+        "{error}"
+    );
+    assert!(!matches!(error, StartError::LogStore(_)), "{error:?}");
+}
+
 /// Files in memory of which one call panics.
 #[derive(Default)]
 struct Panicking {
