@@ -427,6 +427,18 @@ fn an_unsound_offer_does_not_end_a_sound_reception() {
 }
 
 #[test]
+fn an_offer_weighs_what_it_holds() {
+    let mut driven = Driven::with_files(MemorySnapshotFiles::default());
+    let mut envelope = raft_message(&moved_here(ONE), 20);
+    envelope.message.mut_snapshot().data = vec![0; 1 << 20].into();
+    say(&driven.handle(), 2, id_of(ONE, 20, 1), SnapshotBody::Offer(envelope));
+    assert!(driven.handle().store_status().queues.snapshot_bytes >= 1 << 20);
+    driven.run_until_idle();
+    assert_eq!(driven.handle().store_status().queues.snapshot_bytes, 0);
+    assert_eq!(driven.heard.take(), [SnapshotBody::Refused]);
+}
+
+#[test]
 fn files_of_others_in_the_directory_stay() {
     let dir = tempfile::tempdir().expect("a directory");
     let foreign = ["precious.part", "precious.txt", "region-1.snap", "region-1-peer-x-3-4.snap"];

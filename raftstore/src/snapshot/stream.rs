@@ -17,6 +17,7 @@ use crate::region_fsm::RegionRouter;
 use crate::state_machine::{StateMachine, StateMachineError};
 use crate::transport::Transport;
 use crate::work_queue::{Taken, WorkQueue};
+use protobuf::Message as _;
 use region::{snapshot_of, AppliedState, Envelope, Peer, PeerId, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -47,11 +48,21 @@ impl StreamTask {
         match self {
             StreamTask::Message(message) => match &message.body {
                 SnapshotBody::Chunk { bytes, .. } => TASK_WEIGHT + bytes.len(),
+                SnapshotBody::Offer(envelope) => TASK_WEIGHT + bytes_of(envelope),
                 _ => TASK_WEIGHT,
             },
             _ => TASK_WEIGHT,
         }
     }
+}
+
+/// About what an offer of a stranger holds in memory.
+fn bytes_of(envelope: &Envelope) -> usize {
+    let described = envelope.description.as_ref().map_or(0, |description| {
+        let keys = description.start_key.len() + description.end_key.len();
+        keys + size_of_val(description.peers.as_slice())
+    });
+    described + envelope.message.compute_size() as usize
 }
 
 /// The thread's queue.
