@@ -2,9 +2,9 @@
 //! state machine, a counter that commands add to.
 
 use raftstore::{
-    AppliedState, Bytes, InProcessTransport, Index, MemoryLogStore, Peer, PeerId, PeerRole, Pieces,
-    ProposeError, RegionCommands, RegionDescription, RegionId, SnapshotSource, StateMachine,
-    StateMachineError, Store, StoreId,
+    AppliedState, Bytes, InProcessTransport, Index, InstallError, MemoryLogStore, Peer, PeerId,
+    PeerRole, Pieces, ProposeError, RegionCommands, RegionDescription, RegionId, SnapshotSource,
+    StateMachine, StateMachineError, Store, StoreId,
 };
 use std::sync::{Arc, Mutex};
 
@@ -40,9 +40,9 @@ impl StateMachine for Counter {
         Ok(Box::new(Pieces::new(applied, [Bytes::copy_from_slice(&counter.0.to_le_bytes())])))
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
         let piece = snapshot.next_piece()?.unwrap_or_default();
-        let bytes = piece[..].try_into().map_err(|_| StateMachineError("no counter".into()))?;
+        let bytes = piece[..].try_into().map_err(|_| InstallError::Unsound("no counter".into()))?;
         let mut counter = self.0.lock().expect("no panic while counting");
         *counter = (u64::from_le_bytes(bytes), Some(snapshot.applied().clone()));
         Ok(())

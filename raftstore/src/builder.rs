@@ -9,7 +9,7 @@ use crate::log_store::{LogBatch, LogStore, LogStoreError, RaftEngineLogStore, St
 use crate::metrics::Metrics;
 use crate::parts::{Parts, Seams};
 use crate::placement::Placement;
-use crate::snapshot::{DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotFiles};
+use crate::snapshot::{DirectorySnapshotFiles, GuardedFiles, MemorySnapshotFiles, SnapshotFiles};
 use crate::state_machine::StateMachine;
 use crate::store::Store;
 use crate::store_mark;
@@ -161,7 +161,7 @@ impl StoreBuilder {
         if let Some(path) = &self.data_dir {
             store_mark::leave(path, self.ident())?;
         }
-        let snapshot_files = self.open_snapshot_files()?;
+        let snapshot_files = Arc::new(GuardedFiles(self.open_snapshot_files()?));
         let metrics = Metrics::register(&self.registry, self.store_id)
             .map_err(|cause| StartError::Metrics { store: self.store_id, cause })?;
         let metrics = Arc::new(metrics);
@@ -216,7 +216,7 @@ impl StoreBuilder {
                 let path = path.join("snapshots");
                 let files = DirectorySnapshotFiles::new(&path).map_err(|error| {
                     let reason = error.to_string();
-                    LogStoreError::Open { path: path.display().to_string(), reason }
+                    StartError::Snapshots { path: path.clone(), reason }
                 })?;
                 Ok(Arc::new(files))
             }

@@ -3,7 +3,7 @@
 //! A record is durable before its region can promise anything. So a crash anywhere leaves a region that the
 //! next start finds, or none.
 
-use crate::error::StartError;
+use crate::error::{StartError, StoreFailure};
 use crate::events::{CreatedBy, Observers, RegionEvent};
 use crate::handle::StoreHandle;
 use crate::health::Health;
@@ -18,16 +18,17 @@ use crate::range_map::RangeMap;
 use crate::read_gate::ReadGates;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::snapshot::{
-    flush, forget, install_staged, staged_name, Chore, ChoreQueue, InstallError, SnapshotFiles,
+    flush, forget, install_staged, staged_name, Arrival, Chore, ChoreQueue, NotInstalled,
+    SnapshotFiles, StagedName,
 };
 use crate::state_machine::StateMachine;
 use crate::store_fsm::SetAside;
 use crate::write_path::persist::write_log;
 use batch_system::Priority;
 use region::{
-    snapshot_of, AdminCommand, AppliedState, Effects, Envelope, HardState, Index, LogReader,
-    PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
-    RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
+    snapshot_of, AdminCommand, AppliedState, Effects, HardState, Index, LogReader, PeerId,
+    Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId, RegionRecord,
+    Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
 };
 use rustc_hash::FxHashMap;
 use std::panic::resume_unwind;
@@ -210,18 +211,19 @@ impl Creator {
         true
     }
 
-    /// A snapshot is complete: steps raft-rs's message of it, if the range is free. One that the region does
-    /// not take is removed.
+    /// A snapshot is complete: steps raft-rs's message of it, if the range is free. One that the region takes
+    /// gets the name by which the installation finds it; another is removed.
     ///
     /// The state machine is flushed before: the log that gives way may hold a split that would have to be
     /// replayed after a crash, and the region itself may have begun with one.
     pub(crate) fn step_snapshot(
         &self,
         region: &mut Region,
-        envelope: Box<Envelope>,
+        Arrival { envelope, file }: Arrival,
     ) -> Result<(), Rejection> {
         let Ok(applied) = snapshot_of(&envelope) else {
-            return region.step(envelope);
+            self.remove_file(&file);
+            return Err(Rejection::MalformedSnapshot);
         };
         let had_range = region.has_range();
         // A region that has a range keeps it until the new contents are installed: they lie within it.
@@ -243,25 +245,28 @@ impl Creator {
             if free && !had_range {
                 self.ranges.remove_region(region.id());
             }
-            if region.installs_up_to() != Some(applied.index) {
-                self.remove_staged(region.id(), region.peer().id, &applied);
-            }
+            self.remove_file(&file);
+            return stepped;
+        }
+        let name = staged_name(region.id(), region.peer().id, applied.index, applied.term);
+        if let Err(error) = self.files.rename(&file, &name) {
+            // The region will promise what it cannot keep, unless nothing is written any more.
+            let reason = error.to_string();
+            self.health.fail(StoreFailure::Snapshot { name: file, reason });
+            return Err(Rejection::Stopped);
         }
         stepped
     }
 
-    fn remove_staged(&self, region: RegionId, peer: PeerId, applied: &AppliedState) {
-        let name = staged_name(region, peer, applied.index, applied.term);
-        if let Err(error) = self.files.remove(&name) {
+    fn remove_file(&self, name: &str) {
+        if let Err(error) = self.files.remove(name) {
             tracing::warn!(name, %error, "a snapshot cannot be removed");
         }
     }
 
     /// A snapshot is complete, and nobody takes it.
-    pub(crate) fn discard_snapshot(&self, envelope: &Envelope) {
-        if let Ok(applied) = snapshot_of(envelope) {
-            self.remove_staged(envelope.region_id, envelope.to.id, &applied);
-        }
+    pub(crate) fn discard_snapshot(&self, arrival: &Arrival) {
+        self.remove_file(&arrival.file);
     }
 
     /// Proposes a change of a region, unless ids that it brings are known here already.
@@ -400,7 +405,7 @@ impl Creator {
         }
     }
 
-    /// What was received and is not needed to finish an installation.
+    /// What was received and is not needed to finish an installation. What others have put there stays.
     fn remove_stray_snapshots(&self, regions: &[StoredRegion]) {
         let expected = |stored: &StoredRegion| {
             let TruncatedState { index, term } = stored.record.installing?;
@@ -421,7 +426,8 @@ impl Creator {
             tracing::warn!(%error, "snapshots cannot be listed");
             Vec::new()
         });
-        for name in names.into_iter().filter(|name| !needed(name)) {
+        let ours = |name: &String| StagedName::parse(name).is_some();
+        for name in names.into_iter().filter(|name| ours(name) && !needed(name)) {
             if let Err(error) = self.files.remove(&name) {
                 tracing::warn!(name, %error, "a snapshot cannot be removed");
             }
@@ -527,8 +533,8 @@ impl Creator {
                 self.observers.tell(region, || RegionEvent::SnapshotInstalled { index });
                 Ok(Some(applied))
             }
-            Err(InstallError::Damaged(reason)) => Err(reason),
-            Err(InstallError::Failed(failure)) => {
+            Err(NotInstalled::Unsound(reason)) => Err(reason),
+            Err(NotInstalled::Failed(failure)) => {
                 let reason = failure.to_string();
                 self.health.fail(failure);
                 Err(reason)

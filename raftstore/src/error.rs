@@ -17,6 +17,14 @@ pub enum StartError {
     /// The log store cannot be opened, read or written.
     #[error(transparent)]
     LogStore(#[from] LogStoreError),
+    /// The directory of received snapshots cannot be created. Make room for it, or take away what is in its place.
+    #[error("cannot open the snapshots in {}: {reason}", .path.display())]
+    Snapshots {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: String,
+    },
     /// The log store belongs to somebody else.
     #[error("the log store{} belongs to store {found_store} of cluster {found_cluster}, not to store {store} of cluster {cluster}", show_place(.place))]
     WrongStore {
@@ -71,6 +79,14 @@ pub enum StoreFailure {
     /// The state machine could not apply.
     #[error("the state machine failed: {0}")]
     StateMachine(#[from] StateMachineError),
+    /// A snapshot that a region has taken could not be given its name, so that the next start would not find it.
+    #[error("snapshot {name} cannot be kept: {reason}")]
+    Snapshot {
+        /// The name of its file.
+        name: String,
+        /// What failed.
+        reason: String,
+    },
     /// A thread of the store panicked.
     #[error("{0} panicked")]
     Panicked(&'static str),

@@ -18,6 +18,7 @@ use batch_system::SendError;
 use bytes::Bytes;
 use futures_channel::oneshot;
 use parking_lot::Mutex;
+use raft::eraftpb::MessageType;
 use region::{
     Answer, Callback, Envelope, Proposal, ProposeError, RegionDescription, RegionEpoch, RegionId,
     RegionStatus, StoreId,
@@ -229,10 +230,15 @@ impl StoreHandle {
 
     /// Takes Raft messages from another store: for implementers of a
     /// [`Transport`](crate::Transport)'s receiving side. What does not fit is dropped and counted;
-    /// Raft makes it good.
+    /// Raft makes it good. So is a `MsgSnapshot`: it comes with its contents, by
+    /// [`deliver_snapshot`](Self::deliver_snapshot), or would cost the peer its log for nothing.
     pub fn deliver(&self, messages: &mut Vec<Box<Envelope>>) {
         let mut outbox = self.inner.router.outbox();
         for envelope in messages.drain(..) {
+            if envelope.message.get_msg_type() == MessageType::MsgSnapshot {
+                self.inner.metrics.count_dropped("snapshot_without_contents", 1);
+                continue;
+            }
             let region = envelope.region_id.get();
             match outbox.send(region, RegionMessage::Raft(envelope)) {
                 Ok(()) => {}

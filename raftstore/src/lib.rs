@@ -72,8 +72,9 @@ pub use snapshot::{
     SnapshotMessage, StagedSnapshot,
 };
 pub use state_machine::{
-    Command, MapAnswer, MapCommand, MapCommandError, OrderedMap, Pieces, RegionCommands,
-    RegionSize, RegionSplit, SnapshotSource, StateMachine, StateMachineError, MAX_PIECE_BYTES,
+    Command, InstallError, MapAnswer, MapCommand, MapCommandError, OrderedMap, Pieces,
+    RegionCommands, RegionSize, RegionSplit, SnapshotSource, StateMachine, StateMachineError,
+    MAX_PIECE_BYTES,
 };
 #[cfg(feature = "fjall")]
 pub use state_machine::{FjallConfig, FjallMap};

@@ -1,5 +1,6 @@
 //! What the mailboxes carry.
 
+use crate::snapshot::Arrival;
 use region::{
     AdminCommand, Answer, AppliedState, Callback, Envelope, Index, PeerId, Persisted, Proposal,
     Read, RegionDescription, RegionFailure, RegionId, RegionStatus,
@@ -10,6 +11,8 @@ use std::sync::Arc;
 pub(crate) enum RegionMessage {
     /// From a peer of the region.
     Raft(Box<Envelope>),
+    /// From the thread that receives snapshots: one is complete.
+    SnapshotArrived(Box<Arrival>),
     /// From a user.
     Propose(Proposal),
     /// From a user: he wants to look at the state machine.
@@ -50,8 +53,8 @@ pub(crate) enum StoreMessage {
     Answer(Callback, Answer),
     /// A Raft message for a region that is not here.
     Stray(Box<Envelope>),
-    /// A snapshot is complete; raft-rs's message of it.
-    SnapshotArrived(Box<Envelope>),
+    /// A snapshot is complete.
+    SnapshotArrived(Box<Arrival>),
     /// A region is here from now on.
     Created(RegionId),
 }

@@ -207,6 +207,8 @@ impl Parts {
             files: self.seams.snapshot_files.clone(),
             ranges: self.creator.ranges.clone(),
             peers: self.creator.peers.clone(),
+            directory: self.creator.directory.clone(),
+            health: self.health.clone(),
             router: router.clone(),
             metrics: self.metrics.clone(),
             observers: self.seams.observers.clone(),

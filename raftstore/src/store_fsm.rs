@@ -64,18 +64,20 @@ impl StoreFsm {
             }
             StoreMessage::Answer(callback, answer) => callback.call(answer),
             StoreMessage::Stray(envelope) => self.stray(envelope, &outbox.router(), send),
-            StoreMessage::SnapshotArrived(envelope) => {
-                let (region, peer) = (envelope.region_id, envelope.to.id);
+            StoreMessage::SnapshotArrived(arrival) => {
+                let (region, peer) = (arrival.envelope.region_id, arrival.envelope.to.id);
                 let router = outbox.router();
                 if router.mailbox(region.get()).is_none() {
-                    let conf_ver = snapshot_of(&envelope)
+                    let conf_ver = snapshot_of(&arrival.envelope)
                         .map_or(0, |applied| applied.description.epoch.conf_ver);
                     self.creator.create_for_leader(&router, region, peer, conf_ver);
                 }
-                let sent = outbox.force_send(region.get(), RegionMessage::Raft(envelope));
-                if let Err(RegionMessage::Raft(envelope)) = sent.map_err(SendError::into_message) {
+                let arrived = RegionMessage::SnapshotArrived(arrival);
+                let sent = outbox.force_send(region.get(), arrived);
+                let refused = sent.map_err(SendError::into_message);
+                if let Err(RegionMessage::SnapshotArrived(arrival)) = refused {
                     self.creator.metrics.count_dropped("region_not_found", 1);
-                    self.creator.discard_snapshot(&envelope);
+                    self.creator.discard_snapshot(&arrival);
                 }
             }
             StoreMessage::Created(region) => self.give_held(region, outbox),

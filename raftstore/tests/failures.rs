@@ -7,11 +7,11 @@ use common::{config, eventually, key_in, Cluster};
 use parking_lot::{Condvar, Mutex};
 use raft::eraftpb::{Entry, HardState};
 use raftstore::{
-    AppliedState, Envelope, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
-    LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, ReadError, ReadRequest,
-    RegionCommands, RegionId, RegionSplit, RegionWrite, SnapshotMessage, SnapshotSource,
-    StateMachine, StateMachineError, Store, StoreFailure, StoreHandle, StoreId, Stored, Term,
-    Transport,
+    AppliedState, Envelope, InProcessTransport, Index, InstallError, LogBatch, LogReadError,
+    LogReader, LogStore, LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError,
+    ReadError, ReadRequest, RegionCommands, RegionId, RegionSplit, RegionWrite, SnapshotMessage,
+    SnapshotSource, StateMachine, StateMachineError, Store, StoreFailure, StoreHandle, StoreId,
+    Stored, Term, Transport,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -228,7 +228,7 @@ impl StateMachine for Fragile {
         self.map.snapshot(region)
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
         self.map.install(snapshot)
     }
 

@@ -6,8 +6,9 @@ mod common;
 
 use common::{copy_directory, eventually, region};
 use raftstore::{
-    AppliedState, ByteSize, Bytes, Command, FjallConfig, FjallMap, Index, MapAnswer, MapCommand,
-    OrderedMap, Pieces, RegionCommands, RegionDescription, RegionId, StateMachine, Term,
+    AppliedState, ByteSize, Bytes, Command, FjallConfig, FjallMap, Index, InstallError, MapAnswer,
+    MapCommand, OrderedMap, Pieces, RegionCommands, RegionDescription, RegionId, StateMachine,
+    Term,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -201,7 +202,9 @@ fn pieces_that_do_not_belong_are_refused() {
         (vec![whole.slice(..3)], "is cut"),
     ] {
         let mut source = Pieces::new(applied(&mine, 9), pieces);
-        let error = map.install(&mut source).expect_err("refused").to_string();
+        let error = map.install(&mut source).expect_err("refused");
+        assert!(matches!(error, InstallError::Unsound(_)), "the disk has not failed: {error:?}");
+        let error = error.to_string();
         assert!(error.starts_with("region 1: a piece of its snapshot "), "{error}");
         assert!(error.contains(reason), "{error}");
         assert_eq!(map.applied_state(mine.id).expect("readable"), None);

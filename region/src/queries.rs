@@ -68,6 +68,11 @@ impl Region {
         self.description.peer(PeerId::new(self.raw.raft.leader_id)).copied()
     }
 
+    /// Term of an entry of the log, or of the last one that was cut off; `None` of those before and behind.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.raw.store().term_at(index)
+    }
+
     /// Last entry of the log.
     pub fn last_index(&self) -> Index {
         Index::new(self.raw.raft.raft_log.last_index())

@@ -12,8 +12,8 @@ use crate::operation::{encode_output, Operation};
 use crate::random::Random;
 use parking_lot::Mutex;
 use raftstore::{
-    AppliedState, Bytes, Command, Index, PeerRole, Pieces, RegionCommands, RegionDescription,
-    RegionId, RegionSplit, SnapshotSource, StateMachine, StateMachineError,
+    AppliedState, Bytes, Command, Index, InstallError, PeerRole, Pieces, RegionCommands,
+    RegionDescription, RegionId, RegionSplit, SnapshotSource, StateMachine, StateMachineError,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -349,7 +349,7 @@ impl StateMachine for SimMachine {
         Ok(Box::new(Pieces::new(applied, pieces)))
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
         let id = snapshot.applied().description.id;
         // Not atomic: a crash may fall between any two pieces.
         self.call()?;
@@ -364,7 +364,7 @@ impl StateMachine for SimMachine {
             self.call()?;
             let word = |at: usize| piece.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
             let (Some(key), Some(value)) = (word(0), word(8)) else {
-                return Err(StateMachineError("a piece of a snapshot is cut".to_owned()));
+                return Err(InstallError::Unsound("a piece of a snapshot is cut".to_owned()));
             };
             let mut state = self.state.lock();
             let registers = &mut state.regions.entry(id).or_default().registers;

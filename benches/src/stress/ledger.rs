@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use raftstore::{
-    AppliedState, Index, Pieces, RegionCommands, RegionId, SnapshotSource, StateMachine,
-    StateMachineError,
+    AppliedState, Index, InstallError, Pieces, RegionCommands, RegionId, SnapshotSource,
+    StateMachine, StateMachineError,
 };
 
 /// Keys of one region. Few, so that a long run does not fill the memory.
@@ -116,8 +116,8 @@ impl StateMachine for Ledger {
         Ok(Box::new(Pieces::new(applied, std::iter::once(tally.freeze()).chain(values))))
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
-        let cut = || StateMachineError("a piece of a snapshot is cut".to_owned());
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
+        let cut = || InstallError::Unsound("a piece of a snapshot is cut".to_owned());
         let mut words = snapshot.next_piece()?.filter(|piece| piece.len() == 24).ok_or_else(cut)?;
         let (count, identities) = (words.get_u64(), words.get_u64());
         let tally = Tally { count, identities, sequence: words.get_u64() };

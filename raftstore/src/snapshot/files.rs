@@ -7,7 +7,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Keeps received snapshots by name. A name is of letters, digits, `-` and `.`.
+/// Keeps received snapshots by name. A name is of letters, digits, `-` and `.`. A call that panics counts as one
+/// that fails.
 ///
 /// # Contract
 /// * What is [finished](StagedSnapshot::finish) survives a crash, whole, if the log store does.
@@ -24,6 +25,13 @@ pub trait SnapshotFiles: Send + Sync + 'static {
     /// # Errors
     /// When it is not there, or cannot be read.
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
+
+    /// Gives a finished snapshot another name. What there was under that is gone. Durable on return; a crash
+    /// leaves it whole under one of the two.
+    ///
+    /// # Errors
+    /// When it is not there, or that fails. The store stops then.
+    fn rename(&self, name: &str, to: &str) -> io::Result<()>;
 
     /// Removes a snapshot, finished or not. One that is not there is no error.
     ///
@@ -78,6 +86,14 @@ impl SnapshotFiles for MemorySnapshotFiles {
         Ok(Box::new(io::Cursor::new(SharedBytes(bytes))))
     }
 
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        let mut finished = self.finished.lock();
+        let bytes = finished.remove(name);
+        let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        finished.insert(to.to_owned(), bytes);
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         self.finished.lock().remove(name);
         Ok(())
@@ -117,7 +133,8 @@ pub struct DirectorySnapshotFiles {
 const PART: &str = ".part";
 
 impl DirectorySnapshotFiles {
-    /// Files in `directory`, which is created if need be.
+    /// Files in `directory`, which is created if need be. What others have there a store leaves alone, unless
+    /// its name is one that stores give, such as `region-1-peer-2-3-4.snap`.
     ///
     /// # Errors
     /// When it cannot be created.
@@ -152,6 +169,11 @@ impl SnapshotFiles for DirectorySnapshotFiles {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
         Ok(Box::new(io::BufReader::with_capacity(256 << 10, File::open(self.path(name))?)))
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path(name), self.path(to))?;
+        self.sync_names()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -202,6 +224,16 @@ mod tests {
         let mut text = String::new();
         files.open("a").expect("is there").read_to_string(&mut text).expect("reads");
         assert_eq!(text, "one two");
+        assert_eq!(files.list().expect("lists"), ["a"]);
+        assert!(files.rename("b", "c").is_err(), "it is not there");
+        let mut other = files.begin("b").expect("begins");
+        other.append(b"other").expect("appends");
+        other.finish().expect("finishes");
+        files.rename("a", "b").expect("renames");
+        let mut text = String::new();
+        files.open("b").expect("is there").read_to_string(&mut text).expect("reads");
+        assert_eq!(text, "one two", "in the place of the other");
+        files.rename("b", "a").expect("renames");
         assert_eq!(files.list().expect("lists"), ["a"]);
         drop(files.begin("a").expect("begins anew"));
         assert!(files.open("a").is_err(), "the old one is gone");

@@ -12,7 +12,7 @@
 
 use super::files::SnapshotFiles;
 use super::frames::FrameReader;
-use super::message::{staged_index, staged_name};
+use super::message::{staged_name, StagedName};
 use crate::error::StoreFailure;
 use crate::events::{Observers, RegionEvent};
 use crate::health::Health;
@@ -21,7 +21,7 @@ use crate::message::RegionMessage;
 use crate::metrics::Metrics;
 use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
-use crate::state_machine::{StateMachine, StateMachineError};
+use crate::state_machine::{InstallError, StateMachine};
 use crate::store_fsm::SetAside;
 use crate::work_queue::{Taken, WorkQueue};
 use crate::write_path::persist::write_log;
@@ -64,8 +64,17 @@ pub(crate) struct ChoreWorker {
 const IDLE: Duration = Duration::from_secs(10);
 
 impl ChoreWorker {
-    /// The body of the thread: until the queue is closed and empty.
-    pub(crate) fn run(mut self) {
+    /// The body of the thread: until the queue is closed and empty. Calls to what users bring are guarded one by
+    /// one; what is not stops the store, by name.
+    pub(crate) fn run(self) {
+        let health = self.health.clone();
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            let thread = "the thread that installs snapshots and destroys regions";
+            health.fail(StoreFailure::Panicked(thread));
+        }
+    }
+
+    fn serve(mut self) {
         while self.queue.take_for(&mut self.chores, IDLE) != Taken::Closed {
             self.work();
         }
@@ -104,13 +113,13 @@ impl ChoreWorker {
                 self.observers.tell(region, || RegionEvent::SnapshotInstalled { index });
                 let _ = self.router.force_send(region.get(), RegionMessage::Applied(index));
             }
-            Err(InstallError::Damaged(reason)) => {
+            Err(NotInstalled::Unsound(reason)) => {
                 tracing::error!(%region, reason, "region set aside");
                 self.observers.tell(region, || RegionEvent::SetAside { reason: reason.clone() });
                 self.set_aside.lock().insert(region, reason);
                 self.router.close(region.get());
             }
-            Err(InstallError::Failed(failure)) => self.health.fail(failure),
+            Err(NotInstalled::Failed(failure)) => self.health.fail(failure),
         }
     }
 
@@ -168,10 +177,11 @@ pub(crate) fn forget(
     }
 }
 
-/// Why a snapshot was not installed.
-pub(crate) enum InstallError {
-    /// What was received is not there any more, or rotten: the region is set aside.
-    Damaged(String),
+/// What becomes of a snapshot that was not installed.
+pub(crate) enum NotInstalled {
+    /// What was received is not there any more, rotten, or refused by the state machine: the region is set
+    /// aside. The file stays until it is discarded.
+    Unsound(String),
     /// The state machine failed, and with it the store.
     Failed(StoreFailure),
 }
@@ -183,21 +193,26 @@ pub(crate) fn install_staged(
     files: &dyn SnapshotFiles,
     applied: AppliedState,
     peer: PeerId,
-) -> Result<(), InstallError> {
+) -> Result<(), NotInstalled> {
     let (region, index) = (applied.description.id, applied.index);
     let name = staged_name(region, peer, index, applied.term);
     let opened = files.open(&name);
     let bytes =
-        opened.map_err(|error| InstallError::Damaged(format!("snapshot {name}: {error}")))?;
+        opened.map_err(|error| NotInstalled::Unsound(format!("snapshot {name}: {error}")))?;
     let mut reader = FrameReader::new(applied, name.clone(), bytes);
     let installed = catch_unwind(AssertUnwindSafe(|| state_machine.install(&mut reader)));
     match installed {
         Ok(Ok(())) => {}
-        Ok(Err(StateMachineError(reason))) if reader.is_damaged() => {
-            return Err(InstallError::Damaged(reason));
+        // It says itself which snapshot it is.
+        Ok(Err(error)) if reader.is_damaged() => {
+            return Err(NotInstalled::Unsound(error.to_string()));
         }
-        Ok(Err(error)) => return Err(InstallError::Failed(error.into())),
-        Err(_) => return Err(InstallError::Failed(StoreFailure::Panicked("the state machine"))),
+        Ok(Err(InstallError::Unsound(reason))) => {
+            let reason = format!("snapshot {name}: its contents are refused: {reason}");
+            return Err(NotInstalled::Unsound(reason));
+        }
+        Ok(Err(InstallError::Failed(error))) => return Err(NotInstalled::Failed(error.into())),
+        Err(_) => return Err(NotInstalled::Failed(StoreFailure::Panicked("the state machine"))),
     }
     // For a state machine that keeps nothing on disk the next start installs it again.
     let durable = catch_unwind(AssertUnwindSafe(|| state_machine.durable_index(region)));
@@ -207,14 +222,18 @@ pub(crate) fn install_staged(
     Ok(())
 }
 
-/// Removes what is staged for a peer of an index before `end`.
+/// Removes what a peer has taken of an index before `end`.
 pub(crate) fn remove_staged(files: &dyn SnapshotFiles, region: RegionId, peer: PeerId, end: Index) {
     let names = files.list().unwrap_or_else(|error| {
         tracing::warn!(%region, %error, "snapshots cannot be listed");
         Vec::new()
     });
-    let before = |name: &String| staged_index(name, region, peer).is_some_and(|index| index < end);
-    for name in names.into_iter().filter(before) {
+    let before = |name: &StagedName| {
+        name.taken && (name.region, name.peer) == (region, peer) && name.index < end
+    };
+    for name in
+        names.into_iter().filter(|name| StagedName::parse(name).as_ref().is_some_and(before))
+    {
         if let Err(error) = files.remove(&name) {
             tracing::warn!(name, %error, "a snapshot cannot be removed");
         }

@@ -18,22 +18,47 @@ pub struct SnapshotId {
     pub attempt: u64,
 }
 
-impl SnapshotId {
-    /// The name under which it is staged.
-    pub(crate) fn name(&self) -> String {
-        staged_name(self.region, self.peer, self.index, self.term)
-    }
-}
-
-/// The name under which a snapshot is staged.
+/// The name of the snapshot that a peer has taken.
 pub(crate) fn staged_name(region: RegionId, peer: PeerId, index: Index, term: Term) -> String {
     format!("region-{region}-peer-{peer}-{index}-{term}.snap")
 }
 
-/// Of which index the snapshot of this name is, if it was staged for this peer.
-pub(crate) fn staged_index(name: &str, region: RegionId, peer: PeerId) -> Option<Index> {
-    let rest = name.strip_prefix(&format!("region-{region}-peer-{peer}-"))?;
-    rest.split('-').next()?.parse().ok().map(Index::new)
+/// The name of a snapshot that is being received, or waits to be taken. No other reception of this life of the
+/// store has it, so that one which comes twice does not cost the other its file.
+pub(crate) fn reception_name(id: &SnapshotId, reception: u64) -> String {
+    let staged = staged_name(id.region, id.peer, id.index, id.term);
+    format!("{staged}.{reception}")
+}
+
+/// What the name of a snapshot says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StagedName {
+    pub(crate) region: RegionId,
+    pub(crate) peer: PeerId,
+    pub(crate) index: Index,
+    /// Whether its peer has taken it; otherwise it belongs to a reception.
+    pub(crate) taken: bool,
+}
+
+impl StagedName {
+    /// `None` if it is no name that a store gives.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let (region, rest) = name.strip_prefix("region-")?.split_once("-peer-")?;
+        let (peer, rest) = rest.split_once('-')?;
+        let (index, rest) = rest.split_once('-')?;
+        let (term, rest) = rest.split_once(".snap")?;
+        let number = |text: &str| text.parse::<u64>().ok();
+        number(term)?;
+        if !rest.is_empty() {
+            number(rest.strip_prefix('.')?)?;
+        }
+        Some(Self {
+            region: RegionId::new(number(region)?),
+            peer: PeerId::new(number(peer)?),
+            index: Index::new(number(index)?),
+            taken: rest.is_empty(),
+        })
+    }
 }
 
 /// One message about a snapshot. See the crate's [`Transport`](crate::Transport).
@@ -159,6 +184,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn names_are_told_from_those_of_others() {
+        let (region, peer, index) = (RegionId::new(1), PeerId::new(2), Index::new(3));
+        let id = SnapshotId { region, peer, index, term: Term::new(4), attempt: 5 };
+        let said = |taken| Some(StagedName { region, peer, index, taken });
+        let taken = staged_name(region, peer, index, id.term);
+        assert_eq!(
+            (taken.as_str(), StagedName::parse(&taken)),
+            ("region-1-peer-2-3-4.snap", said(true))
+        );
+        assert_eq!(StagedName::parse(&reception_name(&id, 7)), said(false));
+        for other in ["", "region-1.snap", "region-1-peer-2-3.snap", "region-1-peer-x-3-4.snap"] {
+            assert_eq!(StagedName::parse(other), None, "{other}");
+        }
+        for end in ["", ".", "7", ".x", ".7.8", ".bak"] {
+            let other = format!("{taken}{end}");
+            assert_eq!(StagedName::parse(&other).is_some(), end.is_empty(), "{other}");
+        }
+    }
+
+    #[test]
     fn messages_survive_encoding_and_cut_ones_are_refused() {
         let id = SnapshotId {
             region: RegionId::new(1),
@@ -167,7 +212,6 @@ mod tests {
             term: Term::new(4),
             attempt: 5,
         };
-        assert_eq!(id.name(), "region-1-peer-2-3-4.snap");
         let bodies = [
             SnapshotBody::Wants(7),
             SnapshotBody::Chunk { number: 1, last: true, checksum: 9, bytes: "abc".into() },

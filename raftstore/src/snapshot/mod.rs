@@ -16,6 +16,7 @@
 
 mod files;
 mod frames;
+mod guarded;
 mod install;
 mod message;
 mod receive;
@@ -25,11 +26,14 @@ mod stream;
 pub use files::{DirectorySnapshotFiles, MemorySnapshotFiles, SnapshotFiles, StagedSnapshot};
 pub use message::{SnapshotBody, SnapshotId, SnapshotMessage};
 
+pub(crate) use guarded::GuardedFiles;
 pub(crate) use install::{
     flush, forget, install_staged, remove_staged, tombstone, Chore, ChoreQueue, ChoreWorker,
-    InstallError,
+    NotInstalled,
 };
-pub(crate) use message::staged_name;
+pub(crate) use message::{staged_name, StagedName};
+pub(crate) use receive::Arrival;
+pub(crate) use send::is_of_log;
 pub(crate) use stream::{
     StreamLimits, StreamQueue, StreamTask, StreamWorker, Traffic, TrafficCounts, TASK_WEIGHT,
 };

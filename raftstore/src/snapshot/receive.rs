@@ -6,10 +6,20 @@ use bytes::Bytes;
 use region::{AppliedState, Envelope, StoreId};
 use std::io;
 
+/// A snapshot that is complete and durable, on its way to its region.
+pub(crate) struct Arrival {
+    /// raft-rs's message of it.
+    pub(crate) envelope: Box<Envelope>,
+    /// The name of the file, which goes with it: whoever does not pass it on removes it.
+    pub(crate) file: String,
+}
+
 /// One snapshot from one store.
 pub(super) struct Receiving {
     pub(super) id: SnapshotId,
     pub(super) from: StoreId,
+    /// The name of its file, which is its own until the offer is passed on.
+    pub(super) file: String,
     /// What it is of.
     pub(super) applied: AppliedState,
     /// raft-rs's message, until it is passed on.
@@ -36,6 +46,7 @@ impl Receiving {
     pub(super) fn new(
         id: SnapshotId,
         from: StoreId,
+        file: String,
         applied: AppliedState,
         offer: Box<Envelope>,
         staged: Box<dyn StagedSnapshot>,
@@ -43,6 +54,7 @@ impl Receiving {
         Self {
             id,
             from,
+            file,
             applied,
             offer: Some(offer),
             staged: Some(staged),
@@ -50,6 +62,11 @@ impl Receiving {
             held_back: false,
             idle_ticks: 0,
         }
+    }
+
+    /// Whether it is this snapshot, from this store.
+    pub(super) fn is(&self, from: StoreId, id: SnapshotId) -> bool {
+        self.id == id && self.from == from
     }
 
     /// What the sender should hear of it.

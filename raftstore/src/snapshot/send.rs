@@ -2,15 +2,34 @@
 
 use super::frames::{put_end, put_piece};
 use super::message::{SnapshotBody, SnapshotId};
-use crate::state_machine::{SnapshotSource, StateMachineError};
+use crate::state_machine::{SnapshotSource, StateMachineError, MAX_PIECE_BYTES};
 use bytes::{Bytes, BytesMut};
-use region::{Envelope, Peer};
+use region::{AppliedState, Envelope, Peer, PeerId, Region};
 use std::collections::VecDeque;
 
 /// Bytes of a chunk, but for the last one.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that may be on their way.
 const WINDOW: usize = 4;
+
+/// Whether what a state machine says that it has made is of a region's log; if not, the region is named. Sent all
+/// the same, it would leave a hole in the log of its receiver, for ever.
+pub(crate) fn is_of_log(region: &Region, to: PeerId, made: &AppliedState) -> bool {
+    let AppliedState { index, term, .. } = made;
+    // What was handed out may be applied without the region's having heard of it.
+    let handed_out = region.status().emitted;
+    let expected = region.term_at(*index).filter(|_| *index <= handed_out);
+    // The log may have been cut since it was made: then another one is.
+    if expected != Some(*term) && *index >= region.truncated().index {
+        let region = region.id();
+        let expected = expected.unwrap_or_default();
+        tracing::error!(
+            %region, %to, %index, %term, %handed_out, %expected,
+            "the state machine's snapshot is beyond what it was given, or of another term; it is not sent"
+        );
+    }
+    expected == Some(*term)
+}
 
 struct Chunk {
     number: u64,
@@ -90,10 +109,16 @@ impl Sending {
     /// The next chunk.
     ///
     /// # Errors
-    /// When the state machine cannot read its view.
+    /// When the state machine cannot read its view, or a piece of it is too large.
     pub(super) fn next_chunk(&mut self) -> Result<SnapshotBody, StateMachineError> {
         while self.framed.len() < CHUNK_BYTES && !self.read_to_end {
             match self.source.next_piece()? {
+                Some(piece) if piece.len() > MAX_PIECE_BYTES => {
+                    let (number, bytes) = (self.pieces, piece.len());
+                    return Err(StateMachineError(format!(
+                        "piece {number} has {bytes} bytes, allowed are {MAX_PIECE_BYTES}"
+                    )));
+                }
                 Some(piece) => {
                     put_piece(&piece, &mut self.framed);
                     self.pieces += 1;

@@ -2,19 +2,23 @@
 
 use super::files::SnapshotFiles;
 use super::frames::FrameReader;
-use super::message::{SnapshotBody, SnapshotId, SnapshotMessage};
-use super::receive::{Receiving, Took};
+use super::message::{reception_name, SnapshotBody, SnapshotId, SnapshotMessage};
+use super::receive::{Arrival, Receiving, Took};
 use super::send::Sending;
+use crate::error::StoreFailure;
 use crate::events::{Observers, RegionEvent};
+use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Refused};
+use crate::published::Directory;
 use crate::range_map::RangeMap;
 use crate::region_fsm::RegionRouter;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{StateMachine, StateMachineError};
 use crate::transport::Transport;
 use crate::work_queue::{Taken, WorkQueue};
-use region::{snapshot_of, Envelope, Peer, PeerId, RegionId, StoreId};
+use protobuf::Message as _;
+use region::{snapshot_of, AppliedState, Envelope, Peer, PeerId, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,11 +48,21 @@ impl StreamTask {
         match self {
             StreamTask::Message(message) => match &message.body {
                 SnapshotBody::Chunk { bytes, .. } => TASK_WEIGHT + bytes.len(),
+                SnapshotBody::Offer(envelope) => TASK_WEIGHT + bytes_of(envelope),
                 _ => TASK_WEIGHT,
             },
             _ => TASK_WEIGHT,
         }
     }
+}
+
+/// About what an offer of a stranger holds in memory.
+fn bytes_of(envelope: &Envelope) -> usize {
+    let described = envelope.description.as_ref().map_or(0, |description| {
+        let keys = description.start_key.len() + description.end_key.len();
+        keys + size_of_val(description.peers.as_slice())
+    });
+    described + envelope.message.compute_size() as usize
 }
 
 /// The thread's queue.
@@ -73,6 +87,8 @@ pub(crate) struct StreamWorker {
     pub(crate) files: Arc<dyn SnapshotFiles>,
     pub(crate) ranges: Arc<RangeMap>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) health: Arc<Health>,
     pub(crate) router: RegionRouter,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observers: Arc<Observers>,
@@ -94,6 +110,7 @@ pub(crate) struct Traffic {
     sending: BTreeMap<(RegionId, PeerId), Sending>,
     receiving: BTreeMap<RegionId, Receiving>,
     attempts: u64,
+    receptions: u64,
     /// Bytes sent and received since the last tick.
     sent: u64,
     received: u64,
@@ -101,8 +118,16 @@ pub(crate) struct Traffic {
 }
 
 impl StreamWorker {
-    /// The body of the thread: until the queue is closed and empty.
-    pub(crate) fn run(mut self) {
+    /// The body of the thread: until the queue is closed and empty. Calls to what users bring are guarded one by
+    /// one; what is not (the end of a source, say) stops the store, by name.
+    pub(crate) fn run(self) {
+        let health = self.health.clone();
+        if catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
+            health.fail(StoreFailure::Panicked("the thread that sends and receives snapshots"));
+        }
+    }
+
+    fn serve(mut self) {
         let mut ticked = Instant::now();
         loop {
             let taken = self.queue.take_for(&mut self.traffic.tasks, self.limits.tick);
@@ -195,9 +220,12 @@ impl StreamWorker {
     }
 
     fn open(&mut self, region: RegionId, to: Peer) -> Option<(region::AppliedState, Sending)> {
-        let opened = catch_unwind(AssertUnwindSafe(|| self.state_machine.snapshot(region)));
-        let source = match opened {
-            Ok(Ok(source)) => source,
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let source = self.state_machine.snapshot(region)?;
+            Ok::<_, StateMachineError>((source.applied().clone(), source))
+        }));
+        let (applied, source) = match opened {
+            Ok(Ok(opened)) => opened,
             Ok(Err(error)) => {
                 tracing::warn!(%region, %error, "no snapshot can be made");
                 return None;
@@ -207,7 +235,11 @@ impl StreamWorker {
                 return None;
             }
         };
-        let applied = source.applied().clone();
+        if applied.description.id != region {
+            let shown = applied.description.id;
+            tracing::error!(%region, %shown, "the state machine's snapshot is of another region; it is not sent");
+            return None;
+        }
         // The peer may be newer than what is applied yet.
         applied.description.peer(to.id)?;
         self.traffic.attempts += 1;
@@ -246,7 +278,8 @@ impl StreamWorker {
             SnapshotBody::Chunk { number, last, checksum, bytes } => {
                 let region = message.id.region;
                 let known = self.traffic.receiving.get_mut(&region);
-                let Some(receiving) = known.filter(|known| known.id == message.id) else {
+                let Some(receiving) = known.filter(|known| known.is(message.from, message.id))
+                else {
                     return self.say(message.from, message.id, SnapshotBody::Refused);
                 };
                 self.traffic.received += bytes.len() as u64;
@@ -262,7 +295,8 @@ impl StreamWorker {
             SnapshotBody::Cancelled => {
                 let region = message.id.region;
                 let known = self.traffic.receiving.get(&region);
-                if known.is_some_and(|known| known.id == message.id && !known.is_complete()) {
+                let from = message.from;
+                if known.is_some_and(|known| known.is(from, message.id) && !known.is_complete()) {
                     self.drop_received(region);
                 }
             }
@@ -303,10 +337,13 @@ impl StreamWorker {
             match catch_unwind(AssertUnwindSafe(|| sending.next_chunk())) {
                 Ok(Ok(chunk)) => self.send_all(key, vec![chunk]),
                 Ok(Err(error)) => {
-                    tracing::warn!(region = %key.0, %error, "a snapshot cannot be read");
+                    tracing::error!(region = %key.0, to = %key.1, %error, "a snapshot cannot be read");
                     return self.give_up(key, true);
                 }
-                Err(_) => return self.give_up(key, true),
+                Err(_) => {
+                    tracing::error!(region = %key.0, to = %key.1, "the source of a snapshot panicked");
+                    return self.give_up(key, true);
+                }
             }
         }
     }
@@ -349,17 +386,22 @@ impl StreamWorker {
     /// A store offers a snapshot.
     fn be_offered(&mut self, from: StoreId, id: SnapshotId, envelope: Box<Envelope>) {
         let region = id.region;
-        if let Some(known) = self.traffic.receiving.get(&region) {
-            if known.id == id && known.from == from {
-                return self.answer(region);
-            }
-            let term = known.offer.as_ref().map_or(0, |offer| offer.message.term);
-            if term > envelope.message.term {
-                return self.say(from, id, SnapshotBody::Refused);
-            }
-            self.drop_received(region);
+        let known = self.traffic.receiving.get(&region);
+        if known.is_some_and(|known| known.is(from, id)) {
+            return self.answer(region);
         }
-        match self.admit(from, id, envelope) {
+        if self.is_there_already(id) {
+            return self.say(from, id, SnapshotBody::Arrived);
+        }
+        let under_way = known.and_then(|known| known.offer.as_ref());
+        let term = under_way.map_or(0, |offer| offer.message.term);
+        // Only what might be taken ends what is under way.
+        let sound = self.check(from, id, &envelope).filter(|_| term <= envelope.message.term);
+        let begun = sound.and_then(|applied| {
+            self.drop_received(region);
+            self.begin(from, id, applied, envelope)
+        });
+        match begun {
             Some(receiving) => {
                 self.traffic.receiving.insert(region, receiving);
                 self.answer(region);
@@ -371,14 +413,19 @@ impl StreamWorker {
         }
     }
 
-    fn admit(&self, from: StoreId, id: SnapshotId, offer: Box<Envelope>) -> Option<Receiving> {
-        let under_way = self.traffic.receiving.values().filter(|known| !known.is_complete());
-        if under_way.count() >= self.limits.snapshots {
-            return None;
-        }
-        let applied = snapshot_of(&offer).ok()?;
+    /// The peer has all that is offered: the snapshot came late or twice, or the leader has not heard. What the
+    /// peer has shown of itself may be old, but what was committed stays so.
+    fn is_there_already(&self, id: SnapshotId) -> bool {
+        let shown = self.directory.find(id.region).map(|published| published.read());
+        shown.is_some_and(|shown| shown.peer_id == id.peer && shown.committed >= id.index)
+    }
+
+    /// What a snapshot is of, if it is sound and has a place here.
+    fn check(&self, from: StoreId, id: SnapshotId, offer: &Envelope) -> Option<AppliedState> {
+        let applied = snapshot_of(offer).ok()?;
         let described = &applied.description;
         let sound = offer.cluster_id == self.cluster_id
+            && offer.from.store == from
             && offer.region_id == id.region
             && described.id == id.region
             && offer.to.store == self.store_id
@@ -391,8 +438,24 @@ impl StreamWorker {
         if let Some(Refused::Tombstone(..)) = self.peers.refusal(id.region, id.peer) {
             return None;
         }
-        match self.files.begin(&id.name()) {
-            Ok(staged) => Some(Receiving::new(id, from, applied, offer, staged)),
+        Some(applied)
+    }
+
+    fn begin(
+        &mut self,
+        from: StoreId,
+        id: SnapshotId,
+        applied: AppliedState,
+        offer: Box<Envelope>,
+    ) -> Option<Receiving> {
+        let under_way = self.traffic.receiving.values().filter(|known| !known.is_complete());
+        if under_way.count() >= self.limits.snapshots {
+            return None;
+        }
+        self.traffic.receptions += 1;
+        let file = reception_name(&id, self.traffic.receptions);
+        match self.files.begin(&file) {
+            Ok(staged) => Some(Receiving::new(id, from, file, applied, offer, staged)),
             Err(error) => {
                 tracing::warn!(region = %id.region, %error, "a snapshot cannot be kept");
                 None
@@ -415,19 +478,24 @@ impl StreamWorker {
     /// All of it is here, and durable.
     fn complete(&mut self, region: RegionId) {
         let Some(receiving) = self.traffic.receiving.get_mut(&region) else { return };
-        let name = receiving.id.name();
-        let sound = self.files.open(&name).map_err(|error| error.to_string()).and_then(|bytes| {
-            let reader = FrameReader::new(receiving.applied.clone(), name, bytes);
+        let file = receiving.file.clone();
+        let sound = self.files.open(&file).map_err(|error| error.to_string()).and_then(|bytes| {
+            let reader = FrameReader::new(receiving.applied.clone(), file.clone(), bytes);
             reader.check().map_err(|error| error.to_string())
         });
         if let Err(error) = sound {
             tracing::warn!(%region, error, "a snapshot that was received is damaged");
             return self.refuse(region);
         }
-        if let Some(offer) = receiving.offer.take() {
+        if let Some(envelope) = receiving.offer.take() {
+            let arrived = StoreMessage::SnapshotArrived(Box::new(Arrival { envelope, file }));
+            if let Err(refused) = self.router.force_send_control(arrived) {
+                if let StoreMessage::SnapshotArrived(arrival) = refused.into_message() {
+                    receiving.offer = Some(arrival.envelope);
+                }
+                return self.refuse(region);
+            }
             self.metrics.snapshot("received");
-            let arrived = StoreMessage::SnapshotArrived(offer);
-            let _ = self.router.force_send_control(arrived);
         }
         self.answer(region);
     }
@@ -442,11 +510,11 @@ impl StreamWorker {
 
     fn drop_received(&mut self, region: RegionId) {
         let Some(receiving) = self.traffic.receiving.remove(&region) else { return };
-        let (id, complete) = (receiving.id, receiving.is_complete());
+        let (file, passed_on) = (receiving.file.clone(), receiving.offer.is_none());
         drop(receiving);
-        // A complete one belongs to its region by now.
-        if !complete {
-            if let Err(error) = self.files.remove(&id.name()) {
+        // Its file, too, was passed on with the offer.
+        if !passed_on {
+            if let Err(error) = self.files.remove(&file) {
                 tracing::warn!(%region, %error, "a snapshot that was given up cannot be removed");
             }
         }

@@ -56,12 +56,13 @@ pub struct RegionSplit {
 
 /// The contents of a region, in pieces.
 pub trait SnapshotSource: Send {
-    /// Up to where, and of which region.
+    /// Up to where, and of which region. The store names a region whose state machine shows another region, or
+    /// more than it was given to apply, and does not send that.
     fn applied(&self) -> &AppliedState;
 
     /// The next piece; `None` after the last one. Pieces mean something to the state machine only; they
     /// arrive whole and in order. A piece of a few hundred kilobytes is a good size; at most
-    /// [`MAX_PIECE_BYTES`].
+    /// [`MAX_PIECE_BYTES`]: with a larger one the snapshot is given up.
     ///
     /// # Errors
     /// When it cannot be read. The snapshot is given up.
@@ -75,6 +76,18 @@ pub const MAX_PIECE_BYTES: usize = 80 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StateMachineError(pub String);
+
+/// Why a snapshot was not installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The contents make no sense to the state machine, and would not if it was called again. Their region is
+    /// set aside, with this reason, and the others go on.
+    #[error("{0}")]
+    Unsound(String),
+    /// The contents cannot be stored. The store stops.
+    #[error(transparent)]
+    Failed(#[from] StateMachineError),
+}
 
 /// The user's state machine, one for all regions of a store. Called from several threads at once, but
 /// but for [`snapshot`](Self::snapshot) never at once for one region.
@@ -136,8 +149,9 @@ pub trait StateMachine: Send + Sync + 'static {
     /// atomic, but must tolerate a half of itself, and must not yet tell the snapshot's index for a half.
     ///
     /// # Errors
-    /// When the contents cannot be stored. The store stops then.
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError>;
+    /// When the contents make no sense, or cannot be stored: [`InstallError`] tells the two apart. What `snapshot`
+    /// fails with may be passed on as it is.
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError>;
 
     /// Forgets a region and all its contents. Called again after a crash.
     ///

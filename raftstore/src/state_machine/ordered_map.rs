@@ -2,8 +2,8 @@
 
 use super::map_command::OUT_OF_RANGE;
 use super::{
-    Cutter, MapAnswer, MapCommand, Pieces, RegionCommands, RegionSize, RegionSplit, SnapshotSource,
-    StateMachine, StateMachineError,
+    Cutter, InstallError, MapAnswer, MapCommand, Pieces, RegionCommands, RegionSize, RegionSplit,
+    SnapshotSource, StateMachine, StateMachineError,
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
@@ -202,17 +202,17 @@ impl StateMachine for OrderedMap {
         Ok(Box::new(Pieces::new(applied, pieces)))
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
         let mut map = BTreeMap::new();
         while let Some(mut piece) = snapshot.next_piece()? {
-            while piece.remaining() >= 4 {
-                let length = piece.get_u32() as usize;
+            while !piece.is_empty() {
+                let length = piece.try_get_u32().map_or(usize::MAX, |length| length as usize);
                 if length > piece.len() {
-                    return Err(StateMachineError("a piece of a snapshot is cut".to_owned()));
+                    return Err(InstallError::Unsound("a piece of a snapshot is cut".to_owned()));
                 }
                 match MapCommand::decode(piece.split_to(length)) {
                     Ok(MapCommand::Put { key, value }) => map.insert(key, value),
-                    other => return Err(StateMachineError(format!("no pair: {other:?}"))),
+                    other => return Err(InstallError::Unsound(format!("no pair: {other:?}"))),
                 };
             }
         }

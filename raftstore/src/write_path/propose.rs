@@ -6,6 +6,7 @@ use crate::message::RegionMessage;
 use crate::metrics::LocalMetrics;
 use crate::reads::read_error;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
+use crate::snapshot::is_of_log;
 use crate::write_path::Stage;
 use raft::eraftpb::MessageType;
 use region::{Effects, Proposal, ProposeError, Read};
@@ -53,14 +54,14 @@ impl ProposeStation {
             match message {
                 RegionMessage::Raft(envelope) => {
                     metrics.count_received(envelope.message.get_msg_type());
-                    let stepped = match envelope.message.get_msg_type() {
-                        MessageType::MsgSnapshot => {
-                            fsm.publisher.hurry();
-                            self.creator.step_snapshot(region, envelope)
-                        }
-                        _ => region.step(envelope),
-                    };
-                    if let Err(rejection) = stepped {
+                    if let Err(rejection) = region.step(envelope) {
+                        metrics.count_dropped(rejection.label(), 1);
+                    }
+                }
+                RegionMessage::SnapshotArrived(arrival) => {
+                    metrics.count_received(MessageType::MsgSnapshot);
+                    fsm.publisher.hurry();
+                    if let Err(rejection) = self.creator.step_snapshot(region, *arrival) {
                         metrics.count_dropped(rejection.label(), 1);
                     }
                 }
@@ -71,6 +72,7 @@ impl ProposeStation {
                     region.transfer_leader(target, callback, effects);
                 }
                 RegionMessage::SnapshotReady(to, made) => {
+                    let made = made.filter(|made| is_of_log(region, to, made));
                     region.snapshot_ready(to, made.as_deref());
                 }
                 RegionMessage::SnapshotSent(to, arrived) => region.snapshot_sent(to, arrived),

@@ -6,9 +6,11 @@ pub mod killing;
 pub mod process;
 
 use bytes::Bytes;
+use prometheus::TextEncoder;
 use raftstore::{
-    Answer, InProcessTransport, Index, LogStore, MemoryLogStore, OrderedMap, Peer, PeerId,
-    PeerRole, RegionDescription, RegionId, StateMachine, Store, StoreConfig, StoreHandle, StoreId,
+    Answer, DrivenStore, InProcessTransport, Index, LogStore, MemoryLogStore, OrderedMap, Peer,
+    PeerId, PeerRole, RegionDescription, RegionId, Registry, StateMachine, Store, StoreConfig,
+    StoreHandle, StoreId,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -258,4 +260,28 @@ fn eventually_some(mut condition: impl FnMut() -> bool, within: Duration) -> boo
         std::thread::park_timeout(Duration::from_millis(1));
     }
     false
+}
+
+/// Runs every thread that has work, store by store, until none has.
+pub fn run_until_idle(stores: &mut [DrivenStore]) {
+    for _ in 0..10_000 {
+        let mut ran = 0;
+        for store in &mut *stores {
+            for thread in store.runnable() {
+                store.run(thread);
+                ran += 1;
+            }
+        }
+        if ran == 0 {
+            return;
+        }
+    }
+    panic!("it does not come to rest");
+}
+
+/// The sum of a metric's lines with this text in them.
+pub fn counted(registry: &Registry, name: &str, label: &str) -> f64 {
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).expect("encodable");
+    let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

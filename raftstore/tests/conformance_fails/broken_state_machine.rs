@@ -4,8 +4,8 @@ use crate::breaks;
 use parking_lot::Mutex;
 use raftstore::testkit::{self, StateMachineSubject};
 use raftstore::{
-    AppliedState, Bytes, Index, MapCommand, OrderedMap, RegionCommands, RegionDescription,
-    RegionId, RegionSplit, SnapshotSource, StateMachine, StateMachineError,
+    AppliedState, Bytes, Index, InstallError, MapCommand, OrderedMap, RegionCommands,
+    RegionDescription, RegionId, RegionSplit, SnapshotSource, StateMachine, StateMachineError,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -137,7 +137,7 @@ impl StateMachine for Broken {
         }
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
         let applied = snapshot.applied().clone();
         let region = applied.description.id;
         if self.fault == Fault::InstalledBeforeTheEnd {

@@ -2,7 +2,7 @@
 
 use super::tables::{bounds, range_of, Filling, KeyRange, Tables};
 use super::{check_key, MapCommand};
-use crate::state_machine::{Cutter, RegionSize, SnapshotSource, StateMachineError};
+use crate::state_machine::{Cutter, InstallError, RegionSize, SnapshotSource, StateMachineError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fjall::Readable;
 use parking_lot::Mutex;
@@ -123,7 +123,7 @@ pub(super) fn install(
     tables: &Tables,
     moving: &Mutex<()>,
     snapshot: &mut dyn SnapshotSource,
-) -> Result<(), StateMachineError> {
+) -> Result<(), InstallError> {
     let applied = snapshot.applied().clone();
     let description = &applied.description;
     let region = description.id;
@@ -138,7 +138,7 @@ pub(super) fn install(
         tables.clear(range_of(description))?;
     }
     put_pairs(tables, description, snapshot)?;
-    tables.settle(region, Some(&applied))
+    Ok(tables.settle(region, Some(&applied))?)
 }
 
 /// Removes what there is of a region, its applied state last. Of one whose state is damaged it is unknown which
@@ -231,10 +231,10 @@ fn put_pairs(
     tables: &Tables,
     description: &RegionDescription,
     snapshot: &mut dyn SnapshotSource,
-) -> Result<(), StateMachineError> {
+) -> Result<(), InstallError> {
     let refuse = |what: &str| {
         let region = description.id;
-        Err(StateMachineError(format!("region {region}: a piece of its snapshot {what}")))
+        Err(InstallError::Unsound(format!("region {region}: a piece of its snapshot {what}")))
     };
     let mut filling = Filling::new(tables);
     let mut last: Option<Bytes> = None;
@@ -262,7 +262,7 @@ fn put_pairs(
             last = Some(key);
         }
     }
-    filling.finish()
+    Ok(filling.finish()?)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub use config::FjallConfig;
 
 use super::map_command::OUT_OF_RANGE;
 use super::{
-    MapAnswer, MapCommand, RegionCommands, RegionSize, SnapshotSource, StateMachine,
+    InstallError, MapAnswer, MapCommand, RegionCommands, RegionSize, SnapshotSource, StateMachine,
     StateMachineError,
 };
 use bytes::Bytes;
@@ -338,7 +338,7 @@ impl StateMachine for FjallMap {
         })
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
         self.syncing.check()?;
         let (region, index) = (snapshot.applied().description.id, snapshot.applied().index);
         self.syncing.forget(region);
@@ -346,7 +346,7 @@ impl StateMachine for FjallMap {
         contents::install(&self.tables, &self.moving, snapshot)?;
         self.sizes.forget(region);
         self.syncing.note([(region, index)].into_iter(), 0);
-        self.syncing.sync(|| self.tables.persist())
+        Ok(self.syncing.sync(|| self.tables.persist())?)
     }
 
     fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {

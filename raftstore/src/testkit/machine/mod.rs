@@ -261,7 +261,7 @@ impl<'a, S: StateMachineSubject> Run<'a, S> {
     }
 }
 
-fn ok<T>(what: &str, result: Result<T, StateMachineError>) -> T {
+fn ok<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| fail("calls-succeed", &format!("{what} failed: {error}")))
 }
 
