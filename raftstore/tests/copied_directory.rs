@@ -360,6 +360,10 @@ fn a_log_short_of_its_first_file_is_refused_by_name() {
     // Without its note too. The identity was in that file: a store that took the rest for its own would
     // have forgotten its votes.
     std::fs::remove_file(log_dir(dir.path(), 1).join("synced")).expect("there");
+    let marked = refused();
+    assert!(marked.contains("the log of store 1 of cluster 1 is gone"), "{marked}");
+    // And without the store's mark.
+    std::fs::remove_file(dir.path().join("store-1/store")).expect("there");
     let nameless = refused();
     assert!(nameless.contains("identity"), "{nameless}");
 }

@@ -8,8 +8,8 @@ use common::{config, eventually, region, Cluster};
 use parking_lot::Mutex;
 use raft::eraftpb::Message;
 use raftstore::{
-    AppliedState, Envelope, Index, MapCommand, MemoryLogStore, OrderedMap, Peer, PeerId,
-    ProposeError, ReadRequest, RegionCommands, RegionDescription, RegionEpoch, RegionId,
+    AppliedState, Envelope, Index, InstallError, MapCommand, MemoryLogStore, OrderedMap, Peer,
+    PeerId, ProposeError, ReadRequest, RegionCommands, RegionDescription, RegionEpoch, RegionId,
     RegionState, SnapshotSource, StateMachine, StateMachineError, Store, StoreConfig, StoreFailure,
     StoreHandle, StoreId,
 };
@@ -170,7 +170,7 @@ impl StateMachine for Faulty {
         self.map.snapshot(region)
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), StateMachineError> {
+    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
         self.map.install(snapshot)
     }
 
