@@ -226,9 +226,13 @@ fn a_panic_on_an_apply_thread_stops_the_store_by_name_and_answers_everybody() {
         parent_is_right: false,
     };
     let answer = handle.admin(RegionId::new(1), raftstore::AdminRequest::split(split));
-    let named = handle.set_aside().contains_key(&RegionId::new(9))
-        || matches!(handle.failure().as_deref(), Some(StoreFailure::Panicked(_)));
-    assert!(named, "{answer:?}");
+    assert!(answer.is_err(), "{answer:?}");
+    // Its thread tells after it has let go of what it was at.
+    eventually("it is named", || {
+        handle.set_aside().contains_key(&RegionId::new(9))
+            || handle.set_aside().contains_key(&RegionId::new(1))
+            || matches!(handle.failure().as_deref(), Some(StoreFailure::Panicked(_)))
+    });
     // Whether the store goes on without that region or stops, nobody waits in vain.
     let region = RegionId::new(2);
     match (handle.failure(), handle.propose(region, put(region))) {
