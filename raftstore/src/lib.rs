@@ -11,6 +11,7 @@
 #![deny(missing_docs)]
 
 mod admin;
+mod bootstrap;
 mod builder;
 mod clock;
 mod config;
