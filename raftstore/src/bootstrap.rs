@@ -5,11 +5,18 @@ use crate::error::StartError;
 use crate::events::CreatedBy;
 use crate::handle::StoreHandle;
 use crate::log_store::MAX_REGION_ID;
+use crate::peers::Before;
 use region::{RegionDescription, RegionRecord};
 use std::sync::atomic::Ordering;
 
 /// Regions whose records one bootstrap write covers.
 const BOOTSTRAP_BATCH: usize = 1024;
+
+/// A region to be created, its range and its peer taken.
+struct Admitted {
+    record: RegionRecord,
+    before: Before,
+}
 
 impl Creator {
     pub(crate) fn bootstrap(
@@ -22,30 +29,30 @@ impl Creator {
             return Err(StartError::Stopped);
         }
         // Everything is checked before anything is created.
-        let mut admitted: Vec<RegionRecord> = Vec::new();
+        let mut admitted: Vec<Admitted> = Vec::new();
         for description in regions {
             match self.admit(handle, description, &admitted) {
                 Ok(None) => {}
-                Ok(Some(record)) => admitted.push(record),
+                Ok(Some(new)) => admitted.push(new),
                 Err(error) => {
-                    for record in &admitted {
+                    for Admitted { record, before } in admitted {
                         self.ranges.remove(&record.description);
-                        self.peers.give_up(record.description.id, record.peer_id);
+                        self.peers.give_up(record.description.id, before);
                     }
                     return Err(error);
                 }
             }
         }
-        for records in admitted.chunks(BOOTSTRAP_BATCH) {
-            self.write_records(records.iter().cloned())?;
-            for record in records {
+        for batch in admitted.chunks(BOOTSTRAP_BATCH) {
+            self.write_records(batch.iter().map(|new| new.record.clone()))?;
+            for Admitted { record, .. } in batch {
                 self.count_created(record.description.id, record.peer_id, CreatedBy::Bootstrap);
                 self.restore(&handle.inner.router, new_region(record.clone()));
             }
         }
         // The state machine may have something of a region whose log is gone.
         let set_aside = self.set_aside.lock();
-        for RegionDescription { id, .. } in admitted.iter().map(|record| &record.description) {
+        for RegionDescription { id, .. } in admitted.iter().map(|new| &new.record.description) {
             if let Some(reason) = set_aside.get(id) {
                 let reason = format!("it is set aside: {reason}");
                 return Err(StartError::Region { region_id: *id, reason });
@@ -59,8 +66,8 @@ impl Creator {
         &self,
         handle: &StoreHandle,
         description: &RegionDescription,
-        before: &[RegionRecord],
-    ) -> Result<Option<RegionRecord>, StartError> {
+        listed: &[Admitted],
+    ) -> Result<Option<Admitted>, StartError> {
         let region_id = description.id;
         let fail = |reason: String| StartError::Region { region_id, reason };
         description.validate().map_err(|error| fail(error.to_string()))?;
@@ -74,8 +81,8 @@ impl Creator {
         if let Some(reason) = self.set_aside.lock().get(&region_id) {
             return Err(fail(format!("it exists and is set aside: {reason}")));
         }
-        if let Some(twice) = before.iter().find(|record| record.description.id == region_id) {
-            return match twice.description == *description {
+        if let Some(twice) = listed.iter().find(|new| new.record.description.id == region_id) {
+            return match twice.record.description == *description {
                 true => Ok(None),
                 false => Err(fail("it is listed twice, with different descriptions".to_owned())),
             };
@@ -86,11 +93,11 @@ impl Creator {
         if let Err(other) = self.ranges.insert(description) {
             return Err(fail(format!("its range overlaps that of region {other}")));
         }
-        if let Err(refused) = self.peers.create(region_id, peer.id) {
+        let before = self.peers.create(region_id, peer.id).map_err(|refused| {
             self.ranges.remove(description);
-            return Err(fail(format!("peer {} cannot be created: {refused}", peer.id)));
-        }
-        Ok(Some(RegionRecord::new(description.clone(), peer.id)))
+            fail(format!("peer {} cannot be created: {refused}", peer.id))
+        })?;
+        Ok(Some(Admitted { record: RegionRecord::new(description.clone(), peer.id), before }))
     }
 
     /// Whether a region that is here is the one described.

@@ -33,6 +33,10 @@ pub(crate) enum Refused {
     Tombstone(PeerId, Arc<Removal>),
 }
 
+/// What was known of a region before a [`Peers::create`].
+#[derive(Debug)]
+pub(crate) struct Before(Option<Known>);
+
 /// The peers of one store.
 ///
 /// Invariant: a region has one entry; a peer id of a region never goes back.
@@ -57,7 +61,7 @@ impl Peers {
     }
 
     /// A peer is to be created.
-    pub(crate) fn create(&self, region: RegionId, peer: PeerId) -> Result<(), Refused> {
+    pub(crate) fn create(&self, region: RegionId, peer: PeerId) -> Result<Before, Refused> {
         let mut of_regions = self.of_regions.lock();
         match of_regions.get(&region) {
             Some(Known::Here(known)) => return Err(Refused::Here(*known)),
@@ -67,8 +71,7 @@ impl Peers {
             }
             Some(Known::Tombstone(..)) | None => {}
         }
-        of_regions.insert(region, Known::Here(peer));
-        Ok(())
+        Ok(Before(of_regions.insert(region, Known::Here(peer))))
     }
 
     /// Why a peer could not be created now, if it could not.
@@ -83,11 +86,13 @@ impl Peers {
         }
     }
 
-    /// Takes back a [`create`](Self::create) of which nothing was written.
-    pub(crate) fn give_up(&self, region: RegionId, peer: PeerId) {
+    /// Takes back a [`create`](Self::create) of which nothing was written. What was before is again: a peer
+    /// that was destroyed still never returns.
+    pub(crate) fn give_up(&self, region: RegionId, Before(before): Before) {
         let mut of_regions = self.of_regions.lock();
-        if matches!(of_regions.get(&region), Some(Known::Here(known)) if *known == peer) {
-            of_regions.remove(&region);
+        match before {
+            Some(known) => drop(of_regions.insert(region, known)),
+            None => drop(of_regions.remove(&region)),
         }
     }
 
@@ -167,17 +172,24 @@ mod tests {
         Removal { description, left_at: None }
     }
 
+    fn create(peers: &Peers, peer: PeerId) -> Result<(), Refused> {
+        peers.create(REGION, peer).map(drop)
+    }
+
     #[test]
     fn a_destroyed_peer_never_returns_and_a_later_one_may_come() {
         let peers = Peers::default();
         let last = last();
-        assert_eq!(peers.create(REGION, ONE), Ok(()));
-        assert_eq!(peers.create(REGION, TWO), Err(Refused::Here(ONE)));
+        assert_eq!(create(&peers, ONE), Ok(()));
+        assert_eq!(create(&peers, TWO), Err(Refused::Here(ONE)));
         assert!(peers.bury(ONE, &last));
         assert!(!peers.bury(ONE, &last), "once");
-        assert_eq!(peers.create(REGION, ONE), Err(Refused::Tombstone(ONE, Arc::new(last.clone()))));
+        assert_eq!(create(&peers, ONE), Err(Refused::Tombstone(ONE, Arc::new(last.clone()))));
         assert!(!peers.promise(REGION, ONE));
-        assert_eq!(peers.create(REGION, TWO), Ok(()));
+        let before = peers.create(REGION, TWO).expect("a later one");
+        peers.give_up(REGION, before);
+        assert!(create(&peers, ONE).is_err(), "still");
+        assert_eq!(create(&peers, TWO), Ok(()));
         assert!(!peers.bury(ONE, &last), "it is another one by now");
     }
 
@@ -187,7 +199,7 @@ mod tests {
         let last = last();
         assert!(peers.promise(REGION, ONE) && peers.promise(REGION, ONE));
         assert!(!peers.promise(REGION, TWO));
-        assert_eq!(peers.create(REGION, ONE), Err(Refused::Promised));
+        assert_eq!(create(&peers, ONE), Err(Refused::Promised));
         assert!(!peers.bury(ONE, &last));
         assert!(!peers.keep_promise(REGION, TWO) && peers.keep_promise(REGION, ONE));
         assert!(peers.bury(ONE, &last));
@@ -200,7 +212,7 @@ mod tests {
         assert!(peers.discard(ONE, &last).is_ok(), "its record is lost");
         assert!(peers.discard(ONE, &last).is_ok(), "again");
         assert!(peers.discard(TWO, &last).is_err(), "a later one may still come");
-        assert_eq!(peers.create(REGION, TWO), Ok(()));
+        assert_eq!(create(&peers, TWO), Ok(()));
         assert_eq!(peers.discard(ONE, &last), Err(Refused::Here(TWO)));
         assert!(peers.promise(REGION, TWO));
         assert_eq!(peers.discard(TWO, &last), Err(Refused::Promised));
