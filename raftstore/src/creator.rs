@@ -23,8 +23,8 @@ use crate::store_fsm::SetAside;
 use crate::write_path::persist::write_log;
 use batch_system::Priority;
 use region::{
-    snapshot_of, AdminCommand, AppliedState, Effects, Envelope, HardState, Index, LogReader,
-    PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
+    snapshot_of, AdminCommand, AppliedState, Callback, Effects, Envelope, HardState, Index,
+    LogReader, PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
     RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
 };
 use rustc_hash::FxHashMap;
@@ -119,7 +119,9 @@ impl Creator {
         // A region that has a range keeps it until the new contents are installed: they lie within it.
         let free = match had_range {
             true => self.ranges.is_free_for(&applied.description),
-            false => self.ranges.replace(&applied.description),
+            false => {
+                self.peers.take_range(region.id(), || self.ranges.replace(&applied.description))
+            }
         };
         if free && had_range {
             if let Err(failure) = flush(&*self.state_machine) {
@@ -156,27 +158,43 @@ impl Creator {
         }
     }
 
-    /// Proposes a change of a region, unless ids that it brings are known here already.
+    /// Proposes a change of a region, unless ids that it brings are known here already. They are reserved
+    /// until the proposal is answered.
     pub(crate) fn propose_admin(
         &self,
         region: &mut Region,
         command: &AdminCommand,
-        proposal: Proposal,
+        mut proposal: Proposal,
         effects: &mut Effects,
     ) {
         if let AdminCommand::Split(request) = command {
-            let used = request.regions.iter().find(|new| !self.peers.is_new(new.id));
-            let reserved = request.regions.iter().find(|new| new.id.get() > MAX_REGION_ID);
-            if let Some(new) = used.or(reserved).filter(|_| region.is_leader()) {
-                let refusal = ProposeError::InvalidSplit {
-                    region_id: region.id(),
-                    cause: Box::new(SplitError::RegionIdInUse(new.id)),
-                    current: region.description().clone(),
-                };
-                return effects.answers.push((proposal.callback, Err(refusal)));
+            if region.is_leader() {
+                let children: Vec<RegionId> = request.regions.iter().map(|new| new.id).collect();
+                if let Err(used) = self.reserve(region.id(), &children) {
+                    let refusal = ProposeError::InvalidSplit {
+                        region_id: region.id(),
+                        cause: Box::new(SplitError::RegionIdInUse(used)),
+                        current: region.description().clone(),
+                    };
+                    return effects.answers.push((proposal.callback, Err(refusal)));
+                }
+                let (peers, callback) = (self.peers.clone(), proposal.callback);
+                proposal.callback = Callback::new(move |answer| {
+                    peers.release(&children);
+                    callback.call(answer);
+                });
             }
         }
         region.propose_admin(command, proposal, effects);
+    }
+
+    fn reserve(&self, parent: RegionId, children: &[RegionId]) -> Result<(), RegionId> {
+        let set_aside = self.set_aside.lock();
+        let taken = |id: &&RegionId| id.get() > MAX_REGION_ID || set_aside.contains_key(*id);
+        match children.iter().find(taken) {
+            Some(taken) => Err(*taken),
+            None => self.peers.reserve(parent, children),
+        }
     }
 
     /// The split of a region is applied: its children here begin.
@@ -193,13 +211,16 @@ impl Creator {
         };
         let (wanted, others): (Vec<_>, Vec<_>) = children.iter().partition(promised);
         let wanted: Vec<RegionDescription> = wanted.into_iter().cloned().collect();
-        self.ranges.split(parent, &wanted);
         for child in others {
-            // Its peer here was destroyed before it began, or a later one is here.
+            // Its peer here was destroyed before it began, or a later one is here, which gets its contents by
+            // a snapshot: as soon as the parent has given up the range, and not before.
             if let Err(failure) = forget(&*self.state_machine, child.id) {
                 return self.health.fail(failure);
             }
         }
+        let all: Vec<RegionId> = children.iter().map(|child| child.id).collect();
+        self.peers.end_promise(&all);
+        self.ranges.split(parent, &wanted);
         self.metrics.count_splits(wanted.len());
         self.observers.tell(parent.id, || RegionEvent::Split {
             parts: std::iter::once(parent).chain(children).cloned().collect(),
@@ -248,6 +269,11 @@ impl Creator {
         self.remove_stray_snapshots(&stored.regions);
         let unborn = self.unborn(&stored.regions);
         self.set_orphans_aside(&mut stored.regions, &unborn);
+        for (region, origin) in &unborn {
+            if !self.set_aside.lock().contains_key(region) {
+                self.peers.expect(*region, origin.parent);
+            }
+        }
         let mut replay: FxHashMap<RegionId, Index> = FxHashMap::default();
         for (_, origin) in &unborn {
             let index = replay.entry(origin.parent).or_default();

@@ -2,7 +2,7 @@
 
 use region::{
     AdminCommand, Answer, AppliedState, Callback, Envelope, Index, PeerId, Persisted, Proposal,
-    Read, RegionDescription, RegionFailure, RegionId, RegionStatus,
+    Read, RegionDescription, RegionId, RegionStatus,
 };
 use std::sync::Arc;
 
@@ -44,8 +44,6 @@ pub(crate) enum RegionMessage {
 pub(crate) enum StoreMessage {
     /// A region's handler panicked; the region is quarantined.
     RegionPanicked(RegionId, String),
-    /// A region cannot go on.
-    RegionFailed(RegionId, RegionFailure),
     /// A proposal that was refused, to be answered between two rounds.
     Answer(Callback, Answer),
     /// A Raft message for a region that is not here.

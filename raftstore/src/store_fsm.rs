@@ -55,13 +55,6 @@ impl StoreFsm {
                 // Its poller has set it aside already, before the address was free.
                 tracing::error!(%region, text, "region set aside: its handler panicked");
             }
-            StoreMessage::RegionFailed(region, failure) => {
-                // First known as set aside, then gone: proposers are told so from the start.
-                let reason = failure.to_string();
-                tracing::error!(%region, reason, "region set aside");
-                self.creator.set_aside(region, reason);
-                outbox.close(region.get());
-            }
             StoreMessage::Answer(callback, answer) => callback.call(answer),
             StoreMessage::Stray(envelope) => self.stray(envelope, &outbox.router(), send),
             StoreMessage::SnapshotArrived(envelope) => {

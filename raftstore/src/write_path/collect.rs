@@ -4,7 +4,6 @@
 
 use crate::creator::Creator;
 use crate::events::RegionEvent;
-use crate::message::StoreMessage;
 use crate::metrics::LocalMetrics;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::snapshot::{Chore, StreamQueue, StreamTask, TASK_WEIGHT};
@@ -39,12 +38,53 @@ impl CollectStation {
     }
 
     /// The records of a split's children are written only where they may be here.
-    fn promise_children(&self, write: &mut LogWrite) {
-        let (own, peers) = (write.region_id, &self.creator.peers);
-        write.records.retain(|record| {
-            let child = record.description.id;
-            child == own || peers.promise(child, record.peer_id)
-        });
+    ///
+    /// Where a child has the id of another region the split must not be applied here: the other's contents
+    /// would give way to the child's. Says so then.
+    fn promise_children(&self, write: &mut LogWrite) -> Result<(), String> {
+        let own = write.region_id;
+        let of_children = write.records.iter().filter(|record| record.description.id != own);
+        let children: Vec<_> =
+            of_children.map(|record| (record.description.id, record.peer_id)).collect();
+        if children.is_empty() {
+            return Ok(());
+        }
+        match self.creator.peers.promise(own, &children, &self.creator.ranges) {
+            Ok(others) => {
+                write.records.retain(|record| !others.contains(&record.description.id));
+                Ok(())
+            }
+            Err((child, taken)) => {
+                let index = write.records.iter().find_map(|record| record.origin);
+                let index = index.map(|origin| origin.index).unwrap_or_default();
+                Err(format!(
+                    "its split at index {index} would create region {child}, {taken}: ids were handed out \
+                     twice. That region is left as it is; see docs/repair.md"
+                ))
+            }
+        }
+    }
+
+    /// The region cannot go on here; the others do. What it has handed out before is carried out.
+    fn stop(
+        &mut self,
+        fsm: &mut RegionFsm,
+        reason: String,
+        effects: &mut Effects,
+        outbox: &RegionOutbox,
+    ) {
+        let region = fsm.region.id();
+        tracing::error!(%region, reason, "region set aside");
+        // First known as set aside, then gone: proposers are told so from the start.
+        self.creator.set_aside(region, reason);
+        if let Some(batch) = effects.apply.take() {
+            self.apply.add(fsm.slot, fsm.region.peer().id, batch);
+        }
+        fsm.region.shutdown(effects);
+        self.respond.add_all(&mut effects.answers);
+        self.respond.add_reads(&mut effects.reads);
+        effects.clear();
+        outbox.close(region.get());
     }
 
     /// A peer has left its region.
@@ -91,7 +131,9 @@ impl CollectStation {
             fsm.region.collect(effects);
             self.send.add_all(&mut effects.messages);
             if let Some(mut write) = effects.write.take() {
-                self.promise_children(&mut write);
+                if let Err(reason) = self.promise_children(&mut write) {
+                    return self.stop(fsm, reason, effects, outbox);
+                }
                 if let Added::Persisted(persisted, messages) = self.persist.add(fsm.slot, write) {
                     fsm.region.persisted(persisted);
                     self.send.add_responses(messages);
@@ -137,10 +179,7 @@ impl CollectStation {
                 return self.part_with(fsm, last);
             }
             if let Some(failure) = effects.fatal.take() {
-                let failed = StoreMessage::RegionFailed(fsm.region.id(), failure);
-                // Beyond the control mailbox's bound the region's own status still tells.
-                let _ = outbox.send_control(failed);
-                return;
+                return self.stop(fsm, failure.to_string(), effects, outbox);
             }
             if !fsm.region.has_ready() {
                 return;
