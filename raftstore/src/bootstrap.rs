@@ -1,13 +1,24 @@
 //! Regions that a user creates: the same list, on every store that has a peer of one.
+//!
+//! # A store that comes late
+//!
+//! Stores are not created at one instant. A peer of a region may stand for election before another store has
+//! created its own, and by its message a peer comes there that knows nothing, and may vote. It becomes what the
+//! list says of it, and keeps its vote: all peers of a new region begin with the same, an empty log after
+//! index 5. As with the child of a split, Peers sees to it that no snapshot comes between; the record is written
+//! first, and the region is told then. After a crash between the two the record says all there is to know.
 
 use crate::creator::{new_region, Creator};
 use crate::error::StartError;
 use crate::events::CreatedBy;
 use crate::handle::StoreHandle;
 use crate::log_store::MAX_REGION_ID;
-use crate::peers::Before;
-use region::{RegionDescription, RegionRecord};
+use crate::message::RegionMessage;
+use crate::peers::{Before, Taken};
+use crate::region_fsm::RegionRouter;
+use region::{PeerId, RegionDescription, RegionId, RegionRecord};
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 /// Regions whose records one bootstrap write covers.
 const BOOTSTRAP_BATCH: usize = 1024;
@@ -15,7 +26,22 @@ const BOOTSTRAP_BATCH: usize = 1024;
 /// A region to be created, its range and its peer taken.
 struct Admitted {
     record: RegionRecord,
-    before: Before,
+    how: How,
+}
+
+enum How {
+    /// Nothing of it is here; what `Peers` knew.
+    New(Before),
+    /// Its peer is here, promised to become this, and knows nothing yet: somebody has spoken to it before.
+    Told,
+}
+
+/// What is here of a region that is to be created.
+enum Found {
+    /// The region, or a newer state of it.
+    Same,
+    /// Its peer, which knows nothing of it yet.
+    Nothing,
 }
 
 impl Creator {
@@ -35,19 +61,15 @@ impl Creator {
                 Ok(None) => {}
                 Ok(Some(new)) => admitted.push(new),
                 Err(error) => {
-                    for Admitted { record, before } in admitted {
-                        self.ranges.remove(&record.description);
-                        self.peers.give_up(record.description.id, before);
-                    }
+                    admitted.into_iter().for_each(|admitted| self.take_back(admitted));
                     return Err(error);
                 }
             }
         }
         for batch in admitted.chunks(BOOTSTRAP_BATCH) {
             self.write_records(batch.iter().map(|new| new.record.clone()))?;
-            for Admitted { record, .. } in batch {
-                self.count_created(record.description.id, record.peer_id, CreatedBy::Bootstrap);
-                self.restore(&handle.inner.router, new_region(record.clone()));
+            for admitted in batch {
+                self.begin_admitted(&handle.inner.router, admitted)?;
             }
         }
         // The state machine may have something of a region whose log is gone.
@@ -59,6 +81,38 @@ impl Creator {
             }
         }
         Ok(())
+    }
+
+    fn take_back(&self, Admitted { record, how }: Admitted) {
+        let region_id = record.description.id;
+        self.ranges.remove(&record.description);
+        match how {
+            How::New(before) => self.peers.give_up(region_id, before),
+            How::Told => self.end_own_promise(region_id, record.peer_id),
+        }
+    }
+
+    fn end_own_promise(&self, region: RegionId, peer: PeerId) {
+        self.peers.keep_promise(region, peer);
+        self.peers.end_promise(&[region]);
+    }
+
+    /// The record is durable.
+    fn begin_admitted(&self, router: &RegionRouter, admitted: &Admitted) -> Result<(), StartError> {
+        let record = &admitted.record;
+        let (region_id, peer) = (record.description.id, record.peer_id);
+        if let How::New(_) = admitted.how {
+            self.count_created(region_id, peer, CreatedBy::Bootstrap);
+            self.restore(router, new_region(record.clone()));
+            return Ok(());
+        }
+        let begin = RegionMessage::BeginFromSplit(Arc::new(record.description.clone()));
+        let told = router.force_send(region_id.get(), begin);
+        self.end_own_promise(region_id, peer);
+        told.map_err(|_| {
+            let reason = "its peer ended meanwhile; what it is, is written: start the store again";
+            StartError::Region { region_id, reason: reason.to_owned() }
+        })
     }
 
     /// The record of a region to be created, its range taken; `None` if there is nothing to do.
@@ -88,7 +142,10 @@ impl Creator {
             };
         }
         if handle.inner.router.mailbox(region_id.get()).is_some() {
-            return self.compare(handle, description).map(|()| None);
+            return match self.compare(handle, description, peer.id)? {
+                Found::Same => Ok(None),
+                Found::Nothing => self.admit_told(description, peer.id),
+            };
         }
         if let Err(other) = self.ranges.insert(description) {
             return Err(fail(format!("its range overlaps that of region {other}")));
@@ -97,7 +154,34 @@ impl Creator {
             self.ranges.remove(description);
             fail(format!("peer {} cannot be created: {refused}", peer.id))
         })?;
-        Ok(Some(Admitted { record: RegionRecord::new(description.clone(), peer.id), before }))
+        let record = RegionRecord::new(description.clone(), peer.id);
+        Ok(Some(Admitted { record, how: How::New(before) }))
+    }
+
+    /// The same for a peer that is here and knows nothing yet.
+    fn admit_told(
+        &self,
+        description: &RegionDescription,
+        peer: PeerId,
+    ) -> Result<Option<Admitted>, StartError> {
+        let region_id = description.id;
+        let fail = |reason: String| StartError::Region { region_id, reason };
+        match self.peers.promise(region_id, &[(region_id, peer)], &self.ranges) {
+            Ok(others) if others.is_empty() => {}
+            // It has left since, or a snapshot of its leader brings everything.
+            Ok(_) => {
+                self.peers.end_promise(&[region_id]);
+                return Ok(None);
+            }
+            Err((_, Taken::Here)) => return Ok(None),
+            Err((_, taken)) => return Err(fail(format!("it is one {taken}"))),
+        }
+        if let Err(other) = self.ranges.insert(description) {
+            self.end_own_promise(region_id, peer);
+            return Err(fail(format!("its range overlaps that of region {other}")));
+        }
+        let record = RegionRecord::new(description.clone(), peer);
+        Ok(Some(Admitted { record, how: How::Told }))
     }
 
     /// Whether a region that is here is the one described.
@@ -105,7 +189,8 @@ impl Creator {
         &self,
         handle: &StoreHandle,
         description: &RegionDescription,
-    ) -> Result<(), StartError> {
+        peer: PeerId,
+    ) -> Result<Found, StartError> {
         let region_id = description.id;
         let fail = |reason: &str| StartError::Region { region_id, reason: reason.to_owned() };
         let Some(status) = handle.region_status(region_id) else {
@@ -115,8 +200,10 @@ impl Creator {
         let known = &status.description;
         let newer = known.epoch.conf_ver > description.epoch.conf_ver
             || known.epoch.version > description.epoch.version;
+        let told = !known.is_initialised() && status.peer_id == peer;
         match **known == *description || newer {
-            true => Ok(()),
+            true => Ok(Found::Same),
+            false if told => Ok(Found::Nothing),
             false => Err(fail("it exists with another description")),
         }
     }

@@ -398,7 +398,8 @@ impl Creator {
         let reader: Arc<dyn LogReader> = self.log_store.clone();
         let state = RestoredState {
             record: stored.record,
-            hard_state: stored.hard_state,
+            // A peer that knew nothing and has not voted has promised nothing.
+            hard_state: stored.hard_state.filter(|state| *state != HardState::default()),
             truncated: stored.truncated,
             last_index: stored.last_index,
             applied,

@@ -162,7 +162,8 @@ impl StoreHandle {
 
     /// Creates regions of which this store holds a peer, durably; returns when they serve. Regions
     /// without a peer here are passed over. Must be called with equal descriptions on every store
-    /// that holds a peer.
+    /// that holds a peer, sooner or later: one that is late finds a peer here that knows nothing but
+    /// what others have told it, and completes it.
     ///
     /// May be repeated, also after a crash half-way: regions that exist already as described are left
     /// alone.

@@ -26,7 +26,7 @@ pub(crate) enum RegionMessage {
     SnapshotReady(PeerId, Option<Box<AppliedState>>),
     /// The snapshot for a peer has arrived, or not.
     SnapshotSent(PeerId, bool),
-    /// The split that this region comes from is applied here.
+    /// What the region is: the split that it comes from is applied here, or a user has created it.
     BeginFromSplit(Arc<RegionDescription>),
     /// The log store needs the space of the region's old entries.
     CompactSoon,

@@ -3,10 +3,12 @@
 mod common;
 
 use bytes::Bytes;
-use common::{config, eventually, Cluster};
+use common::{config, eventually, Cluster, DEADLINE};
 use raftstore::{
-    AdminRequest, MemoryLogStore, OrderedMap, Peer, PeerChange, PeerId, RegionDescription,
-    RegionId, Role, StoreHandle, StoreId,
+    AdminRequest, HardState, InProcessTransport, Index, LogBatch, LogStore, MapCommand,
+    MemoryLogStore, OrderedMap, Peer, PeerChange, PeerId, RegionDescription, RegionId,
+    RegionRecord, RegionState, RegionWrite, Role, Store, StoreHandle, StoreId, StoreIdent,
+    TruncatedState,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,35 @@ fn described(
     });
     let (start, end) = (Bytes::from_static(start.as_bytes()), Bytes::from_static(end.as_bytes()));
     RegionDescription::new(rid(id), start, end, voters)
+}
+
+fn three(id: u64) -> RegionDescription {
+    described(id, "", "", &[(10 * id + 1, 1), (10 * id + 2, 2), (10 * id + 3, 3)])
+}
+
+/// Proposes at a store until it leads and has carried it out.
+fn put(handle: &StoreHandle, key: &'static str) {
+    let command = MapCommand::put(key, "value").encode();
+    eventually("carried out", || {
+        let (sender, answer) = std::sync::mpsc::channel();
+        handle.propose_with(rid(1), command.clone(), move |answer| drop(sender.send(answer)));
+        match answer.recv_timeout(DEADLINE).expect("an answer") {
+            Ok(_) => true,
+            Err(error) => {
+                assert!(error.is_retryable(), "{error}");
+                false
+            }
+        }
+    });
+}
+
+/// Region 1 is created on the first store alone, and the others hear of it.
+fn created_on_the_first_alone(cluster: &Cluster) {
+    cluster.handle(0).bootstrap(&[three(1)]).expect("created");
+    cluster.handle(0).campaign(rid(1));
+    for store in [1, 2] {
+        eventually("heard of", || cluster.handle(store).region(rid(1)).is_some());
+    }
 }
 
 fn stores_in_memory(count: u64) -> Cluster {
@@ -69,4 +100,83 @@ fn a_bootstrap_that_fails_leaves_tombstones_as_they_were() {
     assert!(refused.starts_with("region 2: "), "{refused}");
     let _ = second.bootstrap(&[whole]);
     assert!(second.region(rid(1)).is_none(), "a destroyed peer never returns");
+}
+
+#[test]
+fn a_store_that_creates_a_region_after_its_first_election_joins_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::on_disk(&config(), dir.path());
+    created_on_the_first_alone(&cluster);
+    for store in [1, 2] {
+        cluster.handle(store).bootstrap(&[three(1)]).expect("what it knows is completed");
+        cluster.handle(store).bootstrap(&[three(1)]).expect("again");
+    }
+    put(&cluster.handle(0), "a");
+    let whole = |cluster: &Cluster| cluster.maps.iter().all(|map| map.get(rid(1), b"a").is_some());
+    eventually("everywhere", || whole(&cluster));
+    cluster.shutdown();
+    let cluster = Cluster::on_disk(&config(), dir.path());
+    for store in 0..3 {
+        cluster.handle(store).bootstrap(&[three(1)]).expect("once more");
+        assert!(cluster.handle(store).set_aside().is_empty());
+    }
+    eventually("everywhere", || whole(&cluster));
+}
+
+#[test]
+fn a_region_that_is_created_on_one_store_alone_reaches_the_others() {
+    let cluster = Cluster::in_memory(&config());
+    created_on_the_first_alone(&cluster);
+    put(&cluster.handle(0), "a");
+    eventually("everywhere", || cluster.maps.iter().all(|map| map.get(rid(1), b"a").is_some()));
+    cluster.bootstrap(&[three(1)]);
+    // Also without a write: a snapshot of nothing is one, too.
+    let cluster = Cluster::in_memory(&config());
+    created_on_the_first_alone(&cluster);
+    let live = |store: usize| {
+        let region = cluster.handle(store).region(rid(1));
+        region
+            .is_some_and(|region| region.state == RegionState::Live && region.last > Index::new(5))
+    };
+    eventually("live", || (0..3).all(live));
+}
+
+#[test]
+fn a_peer_that_heard_of_its_region_and_died_when_it_was_created_keeps_its_vote() {
+    let voted = HardState { term: 6, vote: 11, ..HardState::default() };
+    for hard_state in [HardState::default(), voted] {
+        let log = Arc::new(MemoryLogStore::new());
+        let ident = StoreIdent { cluster_id: 1, store_id: StoreId::new(2) };
+        let nothing = RegionDescription::uninitialised(rid(1), 1);
+        // As it was written for a message, and then by the bootstrap; the process ended before the region heard.
+        let before = RegionWrite {
+            region_id: rid(1),
+            record: Some(RegionRecord::new(nothing, PeerId::new(12))),
+            hard_state: Some(hard_state.clone()),
+            truncated: Some(TruncatedState::INITIAL),
+            clear: true,
+            ..RegionWrite::default()
+        };
+        let after = RegionWrite {
+            region_id: rid(1),
+            record: Some(RegionRecord::new(three(1), PeerId::new(12))),
+            ..RegionWrite::default()
+        };
+        for (write, ident) in [(before, Some(ident)), (after, None)] {
+            log.write(&mut LogBatch { writes: vec![write], ident }, true).expect("written");
+        }
+        let store = Store::builder(StoreId::new(2))
+            .config(config())
+            .state_machine(Arc::new(OrderedMap::new()))
+            .log_store(log)
+            .transport(InProcessTransport::new())
+            .start()
+            .expect("it starts");
+        let handle = store.handle();
+        assert!(handle.set_aside().is_empty(), "{:?}", handle.set_aside());
+        handle.bootstrap(&[three(1)]).expect("repeated");
+        let status = handle.region_status(rid(1)).expect("here");
+        assert_eq!(status.term.get(), hard_state.term.max(5));
+        assert_eq!((status.last, status.applied), (Index::new(5), Index::new(5)));
+    }
 }

@@ -11,7 +11,10 @@ use crate::write_path::apply::ApplyStation;
 use crate::write_path::persist::{Added, PersistStation};
 use crate::write_path::respond::RespondStation;
 use crate::write_path::send::SendStation;
-use region::{DescriptionChange, Effects, LogWrite, Removal, RoleChange};
+use region::{
+    AppliedState, ApplyBatch, DescriptionChange, Effects, LogWrite, Removal, RoleChange,
+    TruncatedState,
+};
 use std::sync::Arc;
 
 /// Of one region, so many Readys are collected before the others get their turn.
@@ -99,6 +102,23 @@ impl CollectStation {
         }
     }
 
+    /// A snapshot is wanted of a region that has applied nothing: another store has a peer that knows nothing,
+    /// and without it nothing can be committed. Then the state machine has not heard of the region either, and
+    /// hears of it now, so that it can make one.
+    fn tell_state_machine(&mut self, fsm: &RegionFsm) {
+        let (region, begin) = (&fsm.region, TruncatedState::INITIAL);
+        let at_begin = region.truncated() == begin
+            && region.applied_index() == begin.index
+            && region.status().emitted == begin.index;
+        if at_begin && region.has_range() {
+            let description = region.description().clone();
+            let applied = AppliedState { index: begin.index, term: begin.term, description };
+            let batch =
+                ApplyBatch { region_id: region.id(), commands: Vec::new(), applied, change: None };
+            self.apply.add(fsm.slot, region.peer().id, batch);
+        }
+    }
+
     /// Whoever began without peers is told as created.
     fn tell_of_peers(&self, DescriptionChange { before, after }: DescriptionChange) {
         if before.is_initialised() && before.epoch.conf_ver != after.epoch.conf_ver {
@@ -166,6 +186,9 @@ impl CollectStation {
                 self.creator.metrics.count_description_change();
                 self.tell_of_peers(change);
                 fsm.publisher.hurry();
+            }
+            if !effects.snapshots_wanted.is_empty() {
+                self.tell_state_machine(fsm);
             }
             for to in effects.snapshots_wanted.drain(..) {
                 if let Some(peer) = fsm.region.description().peer(to) {
