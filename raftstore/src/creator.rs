@@ -28,7 +28,7 @@ use region::{
     RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
 };
 use rustc_hash::FxHashMap;
-use std::panic::resume_unwind;
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -266,7 +266,10 @@ impl Creator {
             self.set_aside(damaged.region_id, damaged.reason);
         }
         stored.regions.iter().for_each(|region| self.peers.load(&region.record));
-        self.remove_stray_snapshots(&stored.regions);
+        let remove = AssertUnwindSafe(|| self.remove_stray_snapshots(&stored.regions));
+        if catch_unwind(remove).is_err() {
+            tracing::error!("the snapshot files panicked, those of an earlier life may be left");
+        }
         let unborn = self.unborn(&stored.regions);
         self.set_orphans_aside(&mut stored.regions, &unborn);
         for (region, origin) in &unborn {
@@ -310,7 +313,7 @@ impl Creator {
 
     /// What is set aside keeps its range: its contents are there, and somebody may repair its records.
     fn keep_range(&self, region: RegionId, recorded: Option<RegionDescription>) {
-        let applied = self.state_machine.applied_state(region).ok().flatten();
+        let applied = self.known_to_state_machine(region).ok().flatten();
         let known = applied.map(|applied| (*applied.description).clone()).or(recorded);
         // Where a sound region has a part of it, what is known of it is old.
         if known.is_none_or(|known| known.is_initialised() && self.ranges.insert(&known).is_err()) {
@@ -328,9 +331,9 @@ impl Creator {
         let expected: FxHashMap<String, _> = regions.iter().filter_map(expected).collect();
         // A crash may have come between the end of the installation and that of the file.
         let installed = |region: RegionId, index: Index| {
-            let applied = self.state_machine.applied_state(region).ok().flatten();
+            let applied = self.known_to_state_machine(region).ok().flatten();
             applied.is_some_and(|applied| applied.index >= index)
-                && self.state_machine.durable_index(region) >= index
+                && self.durable_index(region) >= index
         };
         let needed = |name: &String| {
             expected.get(name).is_some_and(|(region, index)| !installed(*region, *index))
@@ -358,11 +361,13 @@ impl Creator {
     /// and the others go on.
     fn register(&self, router: &RegionRouter, stored: StoredRegion) -> bool {
         let region_id = stored.record.description.id;
-        let restored = match stored.record.tombstone {
-            true => self.finish_destroying(region_id).map(|()| false),
+        // Log store, state machine and snapshot files are asked, and may panic.
+        let restored = catch_unwind(AssertUnwindSafe(|| match stored.record.tombstone {
+            true => self.finish_destroying(&stored.record).map(|()| false),
             false => self.try_register(router, stored),
-        };
-        restored.unwrap_or_else(|reason| {
+        }));
+        let panicked = || Err("something panicked when it was brought back".to_owned());
+        restored.unwrap_or_else(|_| panicked()).unwrap_or_else(|reason| {
             if !self.chores.is_closed() {
                 tracing::error!(region = %region_id, reason, "region set aside");
                 self.set_aside(region_id, reason);
@@ -372,12 +377,11 @@ impl Creator {
     }
 
     /// A crash may have come between the tombstone and the end of the contents.
-    fn finish_destroying(&self, region: RegionId) -> Result<(), String> {
-        let known = self.state_machine.applied_state(region);
-        match known.map_err(|error| format!("its state machine: {error}"))? {
-            Some(_) => forget(&*self.state_machine, region).map_err(|error| error.to_string()),
-            None => Ok(()),
-        }
+    fn finish_destroying(&self, record: &RegionRecord) -> Result<(), String> {
+        let region = record.description.id;
+        let Some(applied) = self.known_to_state_machine(region)? else { return Ok(()) };
+        self.check_remains(record, &applied)?;
+        forget(&*self.state_machine, region).map_err(|error| error.to_string())
     }
 
     fn try_register(&self, router: &RegionRouter, stored: StoredRegion) -> Result<bool, String> {
@@ -387,6 +391,7 @@ impl Creator {
         if let Some(applied) = &applied {
             if applied.description.peer(peer).is_none() {
                 // It had left before the crash, and only its tombstone is missing.
+                self.check_leave(&stored, applied)?;
                 let left_at = Some(TruncatedState { index: applied.index, term: applied.term });
                 let last = Removal { description: applied.description.clone(), left_at };
                 self.peers.bury(peer, &last);
@@ -431,8 +436,7 @@ impl Creator {
     /// What the state machine has, after the installation of a snapshot that a crash has interrupted.
     fn applied_state(&self, record: &RegionRecord) -> Result<Option<AppliedState>, String> {
         let region = record.description.id;
-        let known = self.state_machine.applied_state(region);
-        let known = known.map_err(|error| format!("its state machine: {error}"))?;
+        let known = self.known_to_state_machine(region)?;
         let Some(TruncatedState { index, term }) = record.installing else { return Ok(known) };
         if known.as_ref().is_some_and(|known| known.index >= index) {
             return Ok(known);

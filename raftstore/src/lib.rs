@@ -11,6 +11,7 @@
 #![deny(missing_docs)]
 
 mod admin;
+mod applied;
 mod bootstrap;
 mod builder;
 mod clock;
