@@ -12,7 +12,7 @@ use crate::creator::{new_region, Creator};
 use crate::error::StartError;
 use crate::events::CreatedBy;
 use crate::handle::StoreHandle;
-use crate::log_store::MAX_REGION_ID;
+use crate::log_store::{is_sound_id, MAX_REGION_ID};
 use crate::message::RegionMessage;
 use crate::peers::{Before, Taken};
 use crate::region_fsm::RegionRouter;
@@ -128,8 +128,11 @@ impl Creator {
         if description.joint {
             return Err(fail("a change of its peers is said to be under way".to_owned()));
         }
-        if region_id.get() > MAX_REGION_ID {
-            return Err(fail(format!("ids above {MAX_REGION_ID} are reserved")));
+        let peers = description.peers.iter().map(|peer| peer.id.get());
+        if !peers.chain([region_id.get()]).all(is_sound_id) {
+            return Err(fail(format!(
+                "ids of regions and peers above {MAX_REGION_ID} are reserved"
+            )));
         }
         let Some(peer) = description.peer_on(self.store_id) else { return Ok(None) };
         if let Some(reason) = self.set_aside.lock().get(&region_id) {

@@ -6,7 +6,8 @@
 use crate::events::{CreatedBy, Observers, RegionEvent};
 use crate::health::Health;
 use crate::log_store::{
-    LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
+    is_sound_id, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion,
+    MAX_REGION_ID,
 };
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
@@ -32,6 +33,10 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Most peers that know nothing of their region yet. Each is a record that stays, and a message is enough to make
+/// one; those beyond it come when others have got their snapshots.
+const MAX_NEWCOMERS: usize = 1024;
+
 /// Brings regions to life.
 pub(crate) struct Creator {
     pub(crate) store_id: StoreId,
@@ -49,6 +54,8 @@ pub(crate) struct Creator {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observers: Arc<Observers>,
     pub(crate) chores: Arc<ChoreQueue>,
+    /// Held by each peer that knows nothing of its region yet, to count them.
+    pub(crate) newcomers: Arc<()>,
     /// One bootstrap at a time.
     pub(crate) bootstrapping: parking_lot::Mutex<()>,
 }
@@ -87,7 +94,13 @@ impl Creator {
         peer: PeerId,
         conf_ver: u64,
     ) -> bool {
-        if region.get() > MAX_REGION_ID || self.set_aside.lock().contains_key(&region) {
+        let sound = is_sound_id(region.get()) && is_sound_id(peer.get());
+        if !sound || self.set_aside.lock().contains_key(&region) {
+            return false;
+        }
+        // The store holds one as well.
+        if Arc::strong_count(&self.newcomers) > MAX_NEWCOMERS {
+            self.metrics.count_dropped("too_many_newcomers", 1);
             return false;
         }
         if self.health.has_failed() || self.peers.create(region, peer).is_err() {
@@ -418,7 +431,8 @@ impl Creator {
         }
         self.metrics.region_added();
         let gate = self.gates.open(region_id, region.peer().id);
-        let fsm = Box::new(RegionFsm::new(region, gate.clone()));
+        let newcomer = (!region.description().is_initialised()).then(|| self.newcomers.clone());
+        let fsm = Box::new(RegionFsm::new(region, gate.clone(), newcomer));
         self.directory.add(region_id, fsm.publisher.published());
         if let Err(error) = router.register(region_id.get(), fsm, Priority::Normal) {
             self.gates.close(&gate);

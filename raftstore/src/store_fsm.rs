@@ -6,10 +6,11 @@
 //! |---|---|
 //! | the peer was here and is destroyed | a sender that has left the region is told so; else nothing |
 //! | a split will bring the peer, or its range is still part of another region here | it is held, and given to the region when it begins |
-//! | the region is described and has a peer here | a peer is created, which knows nothing yet |
+//! | the region is described, soundly, and has a peer here | a peer is created, which knows nothing yet; so many at once at most |
 //! | nothing of that | it is dropped; who sent it will send again |
 
 use crate::creator::Creator;
+use crate::log_store::is_sound_id;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::peers::Refused;
 use crate::region_fsm::{RegionOutbox, RegionRouter};
@@ -109,6 +110,11 @@ impl StoreFsm {
             && description.peer(envelope.from.id).is_some();
         if !known {
             return;
+        }
+        let ids = description.peers.iter().map(|peer| peer.id.get());
+        let ids_are_sound = ids.chain([region.get()]).all(is_sound_id);
+        if !ids_are_sound || description.validate().is_err() {
+            return self.creator.metrics.count_dropped("unsound_description", 1);
         }
         if self.creator.ranges.overlapping(description).is_some() {
             return self.hold(envelope);
