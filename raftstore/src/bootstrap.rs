@@ -10,13 +10,14 @@
 
 use crate::creator::{new_region, Creator};
 use crate::error::StartError;
-use crate::events::CreatedBy;
+use crate::events::{is_observing, CreatedBy};
 use crate::handle::StoreHandle;
 use crate::log_store::{is_sound_id, MAX_REGION_ID};
 use crate::message::RegionMessage;
-use crate::peers::{Before, Taken};
+use crate::peers::{Before, Refused, Taken};
 use crate::region_fsm::RegionRouter;
 use region::{PeerId, RegionDescription, RegionId, RegionRecord};
+use rustc_hash::FxHashMap;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -50,14 +51,18 @@ impl Creator {
         handle: &StoreHandle,
         regions: &[RegionDescription],
     ) -> Result<(), StartError> {
+        if is_observing() {
+            return Err(StartError::InObserver);
+        }
         let _one_at_a_time = self.bootstrapping.lock();
         if handle.inner.stopped.load(Ordering::Acquire) || self.health.has_failed() {
             return Err(StartError::Stopped);
         }
         // Everything is checked before anything is created.
         let mut admitted: Vec<Admitted> = Vec::new();
+        let mut listed: FxHashMap<RegionId, &RegionDescription> = FxHashMap::default();
         for description in regions {
-            match self.admit(handle, description, &admitted) {
+            match self.admit(handle, description, &mut listed) {
                 Ok(None) => {}
                 Ok(Some(new)) => admitted.push(new),
                 Err(error) => {
@@ -116,39 +121,39 @@ impl Creator {
     }
 
     /// The record of a region to be created, its range taken; `None` if there is nothing to do.
-    fn admit(
+    fn admit<'a>(
         &self,
         handle: &StoreHandle,
-        description: &RegionDescription,
-        listed: &[Admitted],
+        description: &'a RegionDescription,
+        listed: &mut FxHashMap<RegionId, &'a RegionDescription>,
     ) -> Result<Option<Admitted>, StartError> {
         let region_id = description.id;
         let fail = |reason: String| StartError::Region { region_id, reason };
-        description.validate().map_err(|error| fail(error.to_string()))?;
-        if description.joint {
-            return Err(fail("a change of its peers is said to be under way".to_owned()));
-        }
-        let peers = description.peers.iter().map(|peer| peer.id.get());
-        if !peers.chain([region_id.get()]).all(is_sound_id) {
-            return Err(fail(format!(
-                "ids of regions and peers above {MAX_REGION_ID} are reserved"
-            )));
-        }
+        check(description).map_err(fail)?;
         let Some(peer) = description.peer_on(self.store_id) else { return Ok(None) };
         if let Some(reason) = self.set_aside.lock().get(&region_id) {
             return Err(fail(format!("it exists and is set aside: {reason}")));
         }
-        if let Some(twice) = listed.iter().find(|new| new.record.description.id == region_id) {
-            return match twice.record.description == *description {
-                true => Ok(None),
-                false => Err(fail("it is listed twice, with different descriptions".to_owned())),
-            };
+        match listed.insert(region_id, description) {
+            Some(before) if before == description => return Ok(None),
+            Some(before) => {
+                let differs = differences(before, description);
+                return Err(fail(format!(
+                    "it is listed twice, with different descriptions: {differs}"
+                )));
+            }
+            None => {}
         }
         if handle.inner.router.mailbox(region_id.get()).is_some() {
             return match self.compare(handle, description, peer.id)? {
                 Found::Same => Ok(None),
                 Found::Nothing => self.admit_told(description, peer.id),
             };
+        }
+        if let Some(Refused::Tombstone(last, _)) = self.peers.refusal(region_id, peer.id) {
+            // The list is repeated, and the region has moved on.
+            tracing::info!(region = %region_id, peer = %peer.id, %last, "not created: it was here and has left");
+            return Ok(None);
         }
         if let Err(other) = self.ranges.insert(description) {
             return Err(fail(format!("its range overlaps that of region {other}")));
@@ -207,7 +212,68 @@ impl Creator {
         match **known == *description || newer {
             true => Ok(Found::Same),
             false if told => Ok(Found::Nothing),
-            false => Err(fail("it exists with another description")),
+            false => {
+                let differs = differences(known, description);
+                Err(fail(&format!("it exists with another description: {differs}")))
+            }
         }
+    }
+}
+
+/// Whether a region may be created like this.
+fn check(description: &RegionDescription) -> Result<(), String> {
+    description.validate().map_err(|error| error.to_string())?;
+    if description.joint {
+        return Err("a change of its peers is said to be under way".to_owned());
+    }
+    let peers = description.peers.iter().map(|peer| peer.id.get());
+    match peers.chain([description.id.get()]).all(is_sound_id) {
+        true => Ok(()),
+        false => Err(format!("ids of regions and peers above {MAX_REGION_ID} are reserved")),
+    }
+}
+
+/// In what a region differs from the one that is described.
+fn differences(known: &RegionDescription, described: &RegionDescription) -> String {
+    let range = |of: &RegionDescription| format!("{:?} to {:?}", of.start_key, of.end_key);
+    let epoch = |of: &RegionDescription| format!("{}/{}", of.epoch.conf_ver, of.epoch.version);
+    let peers = |of: &RegionDescription| {
+        let each = of
+            .peers
+            .iter()
+            .map(|peer| format!("{} on store {} ({:?})", peer.id, peer.store, peer.role));
+        match of.is_initialised() {
+            true => each.collect::<Vec<_>>().join(", "),
+            false => "not known yet".to_owned(),
+        }
+    };
+    let last = |of: &RegionDescription| of.last_peer_id.to_string();
+    let parts = [
+        ("range", range(known), range(described)),
+        ("peers", peers(known), peers(described)),
+        ("epoch", epoch(known), epoch(described)),
+        ("last_peer_id", last(known), last(described)),
+    ];
+    let differ = parts.into_iter().filter(|(_, known, described)| known != described);
+    let texts = differ.map(|(what, known, described)| format!("{what} {known}, not {described}"));
+    texts.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use region::{Peer, StoreId};
+
+    #[test]
+    fn what_differs_is_named_and_nothing_else() {
+        let voter = |id| Peer::voter(PeerId::new(id), StoreId::new(1));
+        let whole = RegionDescription::new(RegionId::new(1), "a", "m", [voter(11)]);
+        let wider = RegionDescription { end_key: "z".into(), ..whole.clone() };
+        assert_eq!(differences(&whole, &wider), "range b\"a\" to b\"m\", not b\"a\" to b\"z\"");
+        let other = RegionDescription::new(RegionId::new(1), "a", "m", [voter(12)]);
+        assert_eq!(
+            differences(&whole, &other),
+            "peers 11 on store 1 (Voter), not 12 on store 1 (Voter); last_peer_id 11, not 12"
+        );
     }
 }

@@ -4,11 +4,12 @@ mod common;
 
 use bytes::Bytes;
 use common::{config, eventually, Cluster, DEADLINE};
+use parking_lot::Mutex;
 use raftstore::{
     AdminRequest, HardState, InProcessTransport, Index, LogBatch, LogStore, MapCommand,
-    MemoryLogStore, OrderedMap, Peer, PeerChange, PeerId, RegionDescription, RegionId,
-    RegionRecord, RegionState, RegionWrite, Role, Store, StoreHandle, StoreId, StoreIdent,
-    TruncatedState,
+    MemoryLogStore, Observer, OrderedMap, Peer, PeerChange, PeerId, RegionDescription, RegionEvent,
+    RegionId, RegionRecord, RegionState, RegionWrite, Role, Store, StoreHandle, StoreId,
+    StoreIdent, TruncatedState,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +99,7 @@ fn a_bootstrap_that_fails_leaves_tombstones_as_they_were() {
     unsound.joint = true;
     let refused = second.bootstrap(&[later, unsound]).expect_err("unsound").to_string();
     assert!(refused.starts_with("region 2: "), "{refused}");
-    let _ = second.bootstrap(&[whole]);
+    second.bootstrap(&[whole]).expect("passed over");
     assert!(second.region(rid(1)).is_none(), "a destroyed peer never returns");
 }
 
@@ -179,4 +180,58 @@ fn a_peer_that_heard_of_its_region_and_died_when_it_was_created_keeps_its_vote()
         assert_eq!(status.term.get(), hard_state.term.max(5));
         assert_eq!((status.last, status.applied), (Index::new(5), Index::new(5)));
     }
+}
+
+#[test]
+fn a_list_is_repeated_after_a_region_of_it_has_moved_on() {
+    let cluster = stores_in_memory(2);
+    let list =
+        [described(1, "", "m", &[(11, 1), (12, 2)]), described(2, "m", "", &[(21, 1), (22, 2)])];
+    cluster.bootstrap(&list);
+    lead(&cluster.handle(0), 1);
+    remove(&cluster.handle(0), 12);
+    eventually("destroyed", || cluster.handle(1).region(rid(1)).is_none());
+    let more = described(3, "a", "b", &[(31, 2)]);
+    let [one, two] = list;
+    // What is free since may be taken by another region of the list.
+    cluster.handle(1).bootstrap(&[one.clone(), two.clone(), more.clone()]).expect("passed over");
+    assert!(
+        cluster.handle(1).region(rid(1)).is_none() && cluster.handle(1).region(rid(3)).is_some()
+    );
+    cluster.handle(1).bootstrap(&[more, one, two.clone()]).expect("again");
+    let wider = RegionDescription { start_key: "l".into(), ..two };
+    let refused = cluster.handle(1).bootstrap(&[wider]).expect_err("another range").to_string();
+    let expected =
+        "region 2: it exists with another description: range b\"m\" to b\"\", not b\"l\" to";
+    assert!(refused.starts_with(expected), "{refused}");
+}
+
+/// Creates a region when it hears of one.
+#[derive(Default)]
+struct Creates(Mutex<Option<StoreHandle>>, Mutex<Option<String>>);
+
+impl Observer for Creates {
+    fn observe(&self, _: StoreId, _: RegionId, event: &RegionEvent) {
+        if let (RegionEvent::Created { .. }, Some(handle)) = (event, self.0.lock().clone()) {
+            *self.1.lock() = handle.bootstrap(&[]).err().map(|error| error.to_string());
+        }
+    }
+}
+
+#[test]
+fn an_observer_that_creates_regions_is_refused_and_does_not_hang() {
+    let observer = Arc::new(Creates::default());
+    let store = Store::builder(StoreId::new(1))
+        .config(config())
+        .state_machine(Arc::new(OrderedMap::new()))
+        .log_store(Arc::new(MemoryLogStore::new()))
+        .transport(InProcessTransport::new())
+        .observer(observer.clone())
+        .start()
+        .expect("it starts");
+    *observer.0.lock() = Some(store.handle());
+    store.handle().bootstrap(&[described(1, "", "", &[(11, 1)])]).expect("created");
+    let refused = observer.1.lock().clone().expect("an error");
+    assert!(refused.contains("let another thread do it"), "{refused}");
+    *observer.0.lock() = None;
 }
