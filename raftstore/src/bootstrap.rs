@@ -18,6 +18,7 @@ use crate::peers::{Before, Refused, Taken};
 use crate::region_fsm::RegionRouter;
 use region::{PeerId, RegionDescription, RegionId, RegionRecord};
 use rustc_hash::FxHashMap;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -62,7 +63,8 @@ impl Creator {
         let mut admitted: Vec<Admitted> = Vec::new();
         let mut listed: FxHashMap<RegionId, &RegionDescription> = FxHashMap::default();
         for description in regions {
-            match self.admit(handle, description, &mut listed) {
+            let admitted_now = self.admit(handle, description, &mut listed);
+            match admitted_now.and_then(|new| self.check_vacant(new)) {
                 Ok(None) => {}
                 Ok(Some(new)) => admitted.push(new),
                 Err(error) => {
@@ -86,6 +88,21 @@ impl Creator {
             }
         }
         Ok(())
+    }
+
+    /// Nothing that is in the state machine already may show as the region's.
+    fn check_vacant(&self, new: Option<Admitted>) -> Result<Option<Admitted>, StartError> {
+        let Some(new) = new else { return Ok(None) };
+        let description = &new.record.description;
+        let asked = catch_unwind(AssertUnwindSafe(|| self.state_machine.check_vacant(description)));
+        let reason = match asked {
+            Ok(Ok(())) => return Ok(Some(new)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "its state machine panicked when asked about its range".to_owned(),
+        };
+        let region_id = description.id;
+        self.take_back(new);
+        Err(StartError::Region { region_id, reason })
     }
 
     fn take_back(&self, Admitted { record, how }: Admitted) {

@@ -170,7 +170,8 @@ impl StoreHandle {
     /// passed over, with a note in the log.
     ///
     /// # Errors
-    /// When it is called by an [`Observer`](crate::Observer); when a description is unsound, overlaps another region, or contradicts one that exists; those
+    /// When it is called by an [`Observer`](crate::Observer); when a description is unsound, overlaps another region, or contradicts one that exists,
+    /// or when the state machine has keys in its range; those
     /// before it in the list may have been created.
     pub fn bootstrap(&self, regions: &[RegionDescription]) -> Result<(), StartError> {
         let creator = self.inner.creator.lock().clone();

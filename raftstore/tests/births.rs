@@ -235,3 +235,40 @@ fn an_observer_that_creates_regions_is_refused_and_does_not_hang() {
     assert!(refused.contains("let another thread do it"), "{refused}");
     *observer.0.lock() = None;
 }
+
+/// The log of a store is gone, and its map is not.
+#[cfg(feature = "fjall")]
+#[test]
+fn a_region_begins_without_the_keys_of_one_that_was_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let start = || {
+        let settings = raftstore::FjallConfig::default();
+        let map = raftstore::FjallMap::open(dir.path().join("map"), &settings).expect("opens");
+        let map = Arc::new(map);
+        let builder = Store::builder(StoreId::new(1)).config(config()).state_machine(map.clone());
+        let builder = builder.data_dir(dir.path().join("store"));
+        (builder.transport(InProcessTransport::new()).start().expect("it starts"), map)
+    };
+    let (store, map) = start();
+    store.handle().bootstrap(&[described(1, "", "m", &[(11, 1)])]).expect("created");
+    lead(&store.handle(), 1);
+    put(&store.handle(), "ghost");
+    drop((store, map));
+    std::fs::remove_dir_all(dir.path().join("store")).expect("removed");
+    let (store, map) = start();
+    let handle = store.handle();
+    let beside = described(3, "m", "", &[(31, 1)]);
+    let over = described(2, "", "m", &[(21, 1)]);
+    let refused = handle.bootstrap(&[beside.clone(), over]).expect_err("keys").to_string();
+    assert!(
+        refused.starts_with("region 2: its range has keys, b\"ghost\" is the first"),
+        "{refused}"
+    );
+    assert!(refused.contains("of region 1, which is in the map in "), "{refused}");
+    assert!(
+        handle.region(rid(2)).is_none() && handle.region(rid(3)).is_none(),
+        "nothing of the list"
+    );
+    handle.bootstrap(&[beside]).expect("no key lies there");
+    assert!(map.get(rid(1), b"ghost").expect("readable").is_some(), "nothing is removed unasked");
+}
