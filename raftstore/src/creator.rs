@@ -3,12 +3,12 @@
 //! A record is durable before its region can promise anything. So a crash anywhere leaves a region that the
 //! next start finds, or none.
 
-use crate::error::{StartError, StoreFailure};
+use crate::error::StoreFailure;
 use crate::events::{CreatedBy, Observers, RegionEvent};
-use crate::handle::StoreHandle;
 use crate::health::Health;
 use crate::log_store::{
-    LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
+    is_sound_id, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion,
+    MAX_REGION_ID,
 };
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
@@ -26,18 +26,18 @@ use crate::store_fsm::SetAside;
 use crate::write_path::persist::write_log;
 use batch_system::Priority;
 use region::{
-    snapshot_of, AdminCommand, AppliedState, Effects, HardState, Index, LogReader, PeerId,
-    Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId, RegionRecord,
-    Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
+    snapshot_of, AdminCommand, AppliedState, Callback, Effects, HardState, Index, LogReader,
+    PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
+    RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
 };
 use rustc_hash::FxHashMap;
-use std::panic::resume_unwind;
-use std::sync::atomic::Ordering;
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Regions whose records one bootstrap write covers.
-const BOOTSTRAP_BATCH: usize = 1024;
+/// Most peers that know nothing of their region yet. Each is a record that stays, and a message is enough to make
+/// one; those beyond it come when others have got their snapshots.
+const MAX_NEWCOMERS: usize = 1024;
 
 /// Brings regions to life.
 pub(crate) struct Creator {
@@ -56,54 +56,14 @@ pub(crate) struct Creator {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observers: Arc<Observers>,
     pub(crate) chores: Arc<ChoreQueue>,
+    /// Held by each peer that knows nothing of its region yet, to count them.
+    pub(crate) newcomers: Arc<()>,
     /// One bootstrap at a time.
     pub(crate) bootstrapping: parking_lot::Mutex<()>,
 }
 
 impl Creator {
-    pub(crate) fn bootstrap(
-        &self,
-        handle: &StoreHandle,
-        regions: &[RegionDescription],
-    ) -> Result<(), StartError> {
-        let _one_at_a_time = self.bootstrapping.lock();
-        if handle.inner.stopped.load(Ordering::Acquire) || self.health.has_failed() {
-            return Err(StartError::Stopped);
-        }
-        // Everything is checked before anything is created.
-        let mut admitted: Vec<RegionRecord> = Vec::new();
-        for description in regions {
-            match self.admit(handle, description, &admitted) {
-                Ok(None) => {}
-                Ok(Some(record)) => admitted.push(record),
-                Err(error) => {
-                    for record in &admitted {
-                        self.ranges.remove(&record.description);
-                        self.peers.give_up(record.description.id, record.peer_id);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        for records in admitted.chunks(BOOTSTRAP_BATCH) {
-            self.write_records(records.iter().cloned())?;
-            for record in records {
-                self.count_created(record.description.id, record.peer_id, CreatedBy::Bootstrap);
-                self.restore(&handle.inner.router, new_region(record.clone()));
-            }
-        }
-        // The state machine may have something of a region whose log is gone.
-        let set_aside = self.set_aside.lock();
-        for RegionDescription { id, .. } in admitted.iter().map(|record| &record.description) {
-            if let Some(reason) = set_aside.get(id) {
-                let reason = format!("it is set aside: {reason}");
-                return Err(StartError::Region { region_id: *id, reason });
-            }
-        }
-        Ok(())
-    }
-
-    fn write_records(
+    pub(crate) fn write_records(
         &self,
         records: impl Iterator<Item = RegionRecord>,
     ) -> Result<(), LogStoreError> {
@@ -128,66 +88,6 @@ impl Creator {
         })
     }
 
-    /// The record of a region to be created, its range taken; `None` if there is nothing to do.
-    fn admit(
-        &self,
-        handle: &StoreHandle,
-        description: &RegionDescription,
-        before: &[RegionRecord],
-    ) -> Result<Option<RegionRecord>, StartError> {
-        let region_id = description.id;
-        let fail = |reason: String| StartError::Region { region_id, reason };
-        description.validate().map_err(|error| fail(error.to_string()))?;
-        if description.joint {
-            return Err(fail("a change of its peers is said to be under way".to_owned()));
-        }
-        if region_id.get() > MAX_REGION_ID {
-            return Err(fail(format!("ids above {MAX_REGION_ID} are reserved")));
-        }
-        let Some(peer) = description.peer_on(self.store_id) else { return Ok(None) };
-        if let Some(reason) = self.set_aside.lock().get(&region_id) {
-            return Err(fail(format!("it exists and is set aside: {reason}")));
-        }
-        if let Some(twice) = before.iter().find(|record| record.description.id == region_id) {
-            return match twice.description == *description {
-                true => Ok(None),
-                false => Err(fail("it is listed twice, with different descriptions".to_owned())),
-            };
-        }
-        if handle.inner.router.mailbox(region_id.get()).is_some() {
-            return self.compare(handle, description).map(|()| None);
-        }
-        if let Err(other) = self.ranges.insert(description) {
-            return Err(fail(format!("its range overlaps that of region {other}")));
-        }
-        if let Err(refused) = self.peers.create(region_id, peer.id) {
-            self.ranges.remove(description);
-            return Err(fail(format!("peer {} cannot be created: {refused}", peer.id)));
-        }
-        Ok(Some(RegionRecord::new(description.clone(), peer.id)))
-    }
-
-    /// Whether a region that is here is the one described.
-    fn compare(
-        &self,
-        handle: &StoreHandle,
-        description: &RegionDescription,
-    ) -> Result<(), StartError> {
-        let region_id = description.id;
-        let fail = |reason: &str| StartError::Region { region_id, reason: reason.to_owned() };
-        let Some(status) = handle.region_status(region_id) else {
-            return Err(fail("it exists and is too busy to be compared; try again"));
-        };
-        // It may have changed since its creation; then its epoch is newer.
-        let known = &status.description;
-        let newer = known.epoch.conf_ver > description.epoch.conf_ver
-            || known.epoch.version > description.epoch.version;
-        match **known == *description || newer {
-            true => Ok(()),
-            false => Err(fail("it exists with another description")),
-        }
-    }
-
     /// A peer that knows nothing of its region yet: the region's leader has spoken to it.
     pub(crate) fn create_for_leader(
         &self,
@@ -196,7 +96,13 @@ impl Creator {
         peer: PeerId,
         conf_ver: u64,
     ) -> bool {
-        if region.get() > MAX_REGION_ID || self.set_aside.lock().contains_key(&region) {
+        let sound = is_sound_id(region.get()) && is_sound_id(peer.get());
+        if !sound || self.set_aside.lock().contains_key(&region) {
+            return false;
+        }
+        // The store holds one as well.
+        if Arc::strong_count(&self.newcomers) > MAX_NEWCOMERS {
+            self.metrics.count_dropped("too_many_newcomers", 1);
             return false;
         }
         if self.health.has_failed() || self.peers.create(region, peer).is_err() {
@@ -229,7 +135,9 @@ impl Creator {
         // A region that has a range keeps it until the new contents are installed: they lie within it.
         let free = match had_range {
             true => self.ranges.is_free_for(&applied.description),
-            false => self.ranges.replace(&applied.description),
+            false => {
+                self.peers.take_range(region.id(), || self.ranges.replace(&applied.description))
+            }
         };
         if free && had_range {
             if let Err(failure) = flush(&*self.state_machine) {
@@ -269,27 +177,43 @@ impl Creator {
         self.remove_file(&arrival.file);
     }
 
-    /// Proposes a change of a region, unless ids that it brings are known here already.
+    /// Proposes a change of a region, unless ids that it brings are known here already. They are reserved
+    /// until the proposal is answered.
     pub(crate) fn propose_admin(
         &self,
         region: &mut Region,
         command: &AdminCommand,
-        proposal: Proposal,
+        mut proposal: Proposal,
         effects: &mut Effects,
     ) {
         if let AdminCommand::Split(request) = command {
-            let used = request.regions.iter().find(|new| !self.peers.is_new(new.id));
-            let reserved = request.regions.iter().find(|new| new.id.get() > MAX_REGION_ID);
-            if let Some(new) = used.or(reserved).filter(|_| region.is_leader()) {
-                let refusal = ProposeError::InvalidSplit {
-                    region_id: region.id(),
-                    cause: Box::new(SplitError::RegionIdInUse(new.id)),
-                    current: region.description().clone(),
-                };
-                return effects.answers.push((proposal.callback, Err(refusal)));
+            if region.is_leader() {
+                let children: Vec<RegionId> = request.regions.iter().map(|new| new.id).collect();
+                if let Err(used) = self.reserve(region.id(), &children) {
+                    let refusal = ProposeError::InvalidSplit {
+                        region_id: region.id(),
+                        cause: Box::new(SplitError::RegionIdInUse(used)),
+                        current: region.description().clone(),
+                    };
+                    return effects.answers.push((proposal.callback, Err(refusal)));
+                }
+                let (peers, callback) = (self.peers.clone(), proposal.callback);
+                proposal.callback = Callback::new(move |answer| {
+                    peers.release(&children);
+                    callback.call(answer);
+                });
             }
         }
         region.propose_admin(command, proposal, effects);
+    }
+
+    fn reserve(&self, parent: RegionId, children: &[RegionId]) -> Result<(), RegionId> {
+        let set_aside = self.set_aside.lock();
+        let taken = |id: &&RegionId| id.get() > MAX_REGION_ID || set_aside.contains_key(*id);
+        match children.iter().find(taken) {
+            Some(taken) => Err(*taken),
+            None => self.peers.reserve(parent, children),
+        }
     }
 
     /// The split of a region is applied: its children here begin.
@@ -306,13 +230,16 @@ impl Creator {
         };
         let (wanted, others): (Vec<_>, Vec<_>) = children.iter().partition(promised);
         let wanted: Vec<RegionDescription> = wanted.into_iter().cloned().collect();
-        self.ranges.split(parent, &wanted);
         for child in others {
-            // Its peer here was destroyed before it began, or a later one is here.
+            // Its peer here was destroyed before it began, or a later one is here, which gets its contents by
+            // a snapshot: as soon as the parent has given up the range, and not before.
             if let Err(failure) = forget(&*self.state_machine, child.id) {
                 return self.health.fail(failure);
             }
         }
+        let all: Vec<RegionId> = children.iter().map(|child| child.id).collect();
+        self.peers.end_promise(&all);
+        self.ranges.split(parent, &wanted);
         self.metrics.count_splits(wanted.len());
         self.observers.tell(parent.id, || RegionEvent::Split {
             parts: std::iter::once(parent).chain(children).cloned().collect(),
@@ -322,7 +249,7 @@ impl Creator {
         }
     }
 
-    fn count_created(&self, region: RegionId, peer: PeerId, by: CreatedBy) {
+    pub(crate) fn count_created(&self, region: RegionId, peer: PeerId, by: CreatedBy) {
         self.metrics.count_created(by.name());
         self.observers.tell(region, || RegionEvent::Created { peer, by });
     }
@@ -358,9 +285,17 @@ impl Creator {
             self.set_aside(damaged.region_id, damaged.reason);
         }
         stored.regions.iter().for_each(|region| self.peers.load(&region.record));
-        self.remove_stray_snapshots(&stored.regions);
+        let remove = AssertUnwindSafe(|| self.remove_stray_snapshots(&stored.regions));
+        if catch_unwind(remove).is_err() {
+            tracing::error!("the snapshot files panicked, those of an earlier life may be left");
+        }
         let unborn = self.unborn(&stored.regions);
         self.set_orphans_aside(&mut stored.regions, &unborn);
+        for (region, origin) in &unborn {
+            if !self.set_aside.lock().contains_key(region) {
+                self.peers.expect(*region, origin.parent);
+            }
+        }
         let mut replay: FxHashMap<RegionId, Index> = FxHashMap::default();
         for (_, origin) in &unborn {
             let index = replay.entry(origin.parent).or_default();
@@ -397,7 +332,7 @@ impl Creator {
 
     /// What is set aside keeps its range: its contents are there, and somebody may repair its records.
     fn keep_range(&self, region: RegionId, recorded: Option<RegionDescription>) {
-        let applied = self.state_machine.applied_state(region).ok().flatten();
+        let applied = self.known_to_state_machine(region).ok().flatten();
         let known = applied.map(|applied| (*applied.description).clone()).or(recorded);
         // Where a sound region has a part of it, what is known of it is old.
         if known.is_none_or(|known| known.is_initialised() && self.ranges.insert(&known).is_err()) {
@@ -415,9 +350,9 @@ impl Creator {
         let expected: FxHashMap<String, _> = regions.iter().filter_map(expected).collect();
         // A crash may have come between the end of the installation and that of the file.
         let installed = |region: RegionId, index: Index| {
-            let applied = self.state_machine.applied_state(region).ok().flatten();
+            let applied = self.known_to_state_machine(region).ok().flatten();
             applied.is_some_and(|applied| applied.index >= index)
-                && self.state_machine.durable_index(region) >= index
+                && self.durable_index(region) >= index
         };
         let needed = |name: &String| {
             expected.get(name).is_some_and(|(region, index)| !installed(*region, *index))
@@ -435,7 +370,7 @@ impl Creator {
     }
 
     /// Brings a region to life from what the log store holds.
-    fn restore(&self, router: &RegionRouter, stored: StoredRegion) {
+    pub(crate) fn restore(&self, router: &RegionRouter, stored: StoredRegion) {
         let region = stored.record.description.id;
         if self.register(router, stored) {
             self.begin(router, region);
@@ -446,11 +381,13 @@ impl Creator {
     /// and the others go on.
     fn register(&self, router: &RegionRouter, stored: StoredRegion) -> bool {
         let region_id = stored.record.description.id;
-        let restored = match stored.record.tombstone {
-            true => self.finish_destroying(region_id).map(|()| false),
+        // Log store, state machine and snapshot files are asked, and may panic.
+        let restored = catch_unwind(AssertUnwindSafe(|| match stored.record.tombstone {
+            true => self.finish_destroying(&stored.record).map(|()| false),
             false => self.try_register(router, stored),
-        };
-        restored.unwrap_or_else(|reason| {
+        }));
+        let panicked = || Err("something panicked when it was brought back".to_owned());
+        restored.unwrap_or_else(|_| panicked()).unwrap_or_else(|reason| {
             if !self.chores.is_closed() {
                 tracing::error!(region = %region_id, reason, "region set aside");
                 self.set_aside(region_id, reason);
@@ -460,12 +397,11 @@ impl Creator {
     }
 
     /// A crash may have come between the tombstone and the end of the contents.
-    fn finish_destroying(&self, region: RegionId) -> Result<(), String> {
-        let known = self.state_machine.applied_state(region);
-        match known.map_err(|error| format!("its state machine: {error}"))? {
-            Some(_) => forget(&*self.state_machine, region).map_err(|error| error.to_string()),
-            None => Ok(()),
-        }
+    fn finish_destroying(&self, record: &RegionRecord) -> Result<(), String> {
+        let region = record.description.id;
+        let Some(applied) = self.known_to_state_machine(region)? else { return Ok(()) };
+        self.check_remains(record, &applied)?;
+        forget(&*self.state_machine, region).map_err(|error| error.to_string())
     }
 
     fn try_register(&self, router: &RegionRouter, stored: StoredRegion) -> Result<bool, String> {
@@ -475,6 +411,7 @@ impl Creator {
         if let Some(applied) = &applied {
             if applied.description.peer(peer).is_none() {
                 // It had left before the crash, and only its tombstone is missing.
+                self.check_leave(&stored, applied)?;
                 let left_at = Some(TruncatedState { index: applied.index, term: applied.term });
                 let last = Removal { description: applied.description.clone(), left_at };
                 self.peers.bury(peer, &last);
@@ -486,7 +423,8 @@ impl Creator {
         let reader: Arc<dyn LogReader> = self.log_store.clone();
         let state = RestoredState {
             record: stored.record,
-            hard_state: stored.hard_state,
+            // A peer that knew nothing and has not voted has promised nothing.
+            hard_state: stored.hard_state.filter(|state| *state != HardState::default()),
             truncated: stored.truncated,
             last_index: stored.last_index,
             applied,
@@ -500,7 +438,8 @@ impl Creator {
         }
         self.metrics.region_added();
         let gate = self.gates.open(region_id, region.peer().id);
-        let fsm = Box::new(RegionFsm::new(region, gate.clone()));
+        let newcomer = (!region.description().is_initialised()).then(|| self.newcomers.clone());
+        let fsm = Box::new(RegionFsm::new(region, gate.clone(), newcomer));
         self.directory.add(region_id, fsm.publisher.published());
         if let Err(error) = router.register(region_id.get(), fsm, Priority::Normal) {
             self.gates.close(&gate);
@@ -518,8 +457,7 @@ impl Creator {
     /// What the state machine has, after the installation of a snapshot that a crash has interrupted.
     fn applied_state(&self, record: &RegionRecord) -> Result<Option<AppliedState>, String> {
         let region = record.description.id;
-        let known = self.state_machine.applied_state(region);
-        let known = known.map_err(|error| format!("its state machine: {error}"))?;
+        let known = self.known_to_state_machine(region)?;
         let Some(TruncatedState { index, term }) = record.installing else { return Ok(known) };
         if known.as_ref().is_some_and(|known| known.index >= index) {
             return Ok(known);
@@ -581,7 +519,7 @@ fn in_threads<T: Send, R: Send>(
 }
 
 /// A region of which nothing but the record is written.
-fn new_region(record: RegionRecord) -> StoredRegion {
+pub(crate) fn new_region(record: RegionRecord) -> StoredRegion {
     let truncated = match record.description.is_initialised() {
         true => TruncatedState::INITIAL,
         false => TruncatedState::NOTHING,

@@ -47,6 +47,12 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Regions are to be created by an [`Observer`](crate::Observer), on the thread that tells it something: that
+    /// would wait for itself. Let another thread do it.
+    #[error(
+        "an observer must not create regions where it is told something: let another thread do it"
+    )]
+    InObserver,
     /// The operating system gives no thread.
     #[error("cannot start the store's threads: {0}")]
     Threads(String),

@@ -2,6 +2,7 @@
 
 use region::{Index, PeerId, RegionDescription, RegionId, Role, StoreId, Term};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
@@ -113,6 +114,16 @@ pub trait Observer: Send + Sync + 'static {
     fn observe(&self, store: StoreId, region: RegionId, event: &RegionEvent);
 }
 
+thread_local! {
+    /// Whether an observer is told something on this thread.
+    static OBSERVING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is called from an observer, which must not wait for anything of the store.
+pub(crate) fn is_observing() -> bool {
+    OBSERVING.get()
+}
+
 /// The observers of a store.
 #[derive(Default)]
 pub(crate) struct Observers {
@@ -131,6 +142,7 @@ impl Observers {
             return;
         }
         let event = event();
+        let outer = OBSERVING.replace(true);
         for observer in &self.all {
             let told = catch_unwind(AssertUnwindSafe(|| {
                 observer.observe(self.store, region, &event);
@@ -139,5 +151,6 @@ impl Observers {
                 tracing::error!(%region, ?event, "an observer panicked");
             }
         }
+        OBSERVING.set(outer);
     }
 }

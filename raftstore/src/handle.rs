@@ -163,13 +163,16 @@ impl StoreHandle {
 
     /// Creates regions of which this store holds a peer, durably; returns when they serve. Regions
     /// without a peer here are passed over. Must be called with equal descriptions on every store
-    /// that holds a peer.
+    /// that holds a peer, sooner or later: one that is late finds a peer here that knows nothing but
+    /// what others have told it, and completes it.
     ///
-    /// May be repeated, also after a crash half-way: regions that exist already as described are left
-    /// alone.
+    /// May be repeated, also after a crash half-way, and also when regions have changed since: those that exist
+    /// already as described, or in a later epoch, are left alone, and those whose peer here has left since are
+    /// passed over, with a note in the log.
     ///
     /// # Errors
-    /// When a description is unsound, overlaps another region, or contradicts one that exists; those
+    /// When it is called by an [`Observer`](crate::Observer); when a description is unsound, overlaps another region, or contradicts one that exists,
+    /// or when the state machine has keys in its range; those
     /// before it in the list may have been created.
     pub fn bootstrap(&self, regions: &[RegionDescription]) -> Result<(), StartError> {
         let creator = self.inner.creator.lock().clone();

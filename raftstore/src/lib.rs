@@ -11,6 +11,8 @@
 #![deny(missing_docs)]
 
 mod admin;
+mod applied;
+mod bootstrap;
 mod builder;
 mod clock;
 mod config;

@@ -3,7 +3,7 @@
 use crate::snapshot::Arrival;
 use region::{
     AdminCommand, Answer, AppliedState, Callback, Envelope, Index, PeerId, Persisted, Proposal,
-    Read, RegionDescription, RegionFailure, RegionId, RegionStatus,
+    Read, RegionDescription, RegionId, RegionStatus,
 };
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(crate) enum RegionMessage {
     SnapshotReady(PeerId, Option<Box<AppliedState>>),
     /// The snapshot for a peer has arrived, or not.
     SnapshotSent(PeerId, bool),
-    /// The split that this region comes from is applied here.
+    /// What the region is: the split that it comes from is applied here, or a user has created it.
     BeginFromSplit(Arc<RegionDescription>),
     /// The log store needs the space of the region's old entries.
     CompactSoon,
@@ -47,8 +47,6 @@ pub(crate) enum RegionMessage {
 pub(crate) enum StoreMessage {
     /// A region's handler panicked; the region is quarantined.
     RegionPanicked(RegionId, String),
-    /// A region cannot go on.
-    RegionFailed(RegionId, RegionFailure),
     /// A proposal that was refused, to be answered between two rounds.
     Answer(Callback, Answer),
     /// A Raft message for a region that is not here.

@@ -19,7 +19,7 @@ impl Creator {
             let record = &stored.record;
             let origin = record.origin.filter(|_| !record.tombstone)?;
             let id = record.description.id;
-            let nothing = matches!(self.state_machine.applied_state(id), Ok(None));
+            let nothing = matches!(self.known_to_state_machine(id), Ok(None));
             nothing.then_some((id, origin))
         };
         regions.iter().filter_map(without_contents).collect()
@@ -64,7 +64,7 @@ impl Creator {
             return Some("that region has left this store".to_owned());
         }
         let installed = parent.record.installing.map(|installing| installing.index);
-        let applied = self.state_machine.applied_state(id).ok()?.map(|applied| applied.index);
+        let applied = self.known_to_state_machine(id).ok()?.map(|applied| applied.index);
         match applied.max(installed).max(Some(parent.truncated.index)) {
             Some(reached) if reached >= index => Some(format!("it is at index {reached}")),
             _ if parent.last_index < index => {

@@ -95,6 +95,7 @@ impl Parts {
             metrics: metrics.clone(),
             observers: seams.observers.clone(),
             chores: Arc::new(ChoreQueue::new(limit)),
+            newcomers: Arc::default(),
             bootstrapping: Mutex::new(()),
         };
         Self {

@@ -1,6 +1,7 @@
 //! A poller of a store: the write path's stations, run for a batch of regions.
 
 use crate::clock::Clock;
+use crate::error::StoreFailure;
 use crate::events::RegionEvent;
 use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
@@ -227,8 +228,13 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         &mut self,
         mut fsm: Box<StoreFsm>,
         unhandled: Vec<StoreMessage>,
-        _: CloseReason,
+        reason: CloseReason,
     ) {
+        if let CloseReason::Panicked(text) = reason {
+            // No peer would be created here any more, and nobody would know why.
+            tracing::error!(text, "the control handler panicked");
+            self.health.fail(StoreFailure::Panicked("the store's control handler"));
+        }
         unhandled.into_iter().for_each(|message| fsm.take_leave(message));
     }
 

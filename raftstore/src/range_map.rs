@@ -63,6 +63,11 @@ impl RangeMap {
         ranges.unknown.remove(&region);
     }
 
+    /// Whether a region has a range here.
+    pub(crate) fn has(&self, region: RegionId) -> bool {
+        self.ranges.read().starts.contains_key(&region)
+    }
+
     /// Whether a region could have this range: no other one overlaps it.
     pub(crate) fn is_free_for(&self, description: &RegionDescription) -> bool {
         self.overlapping(description).is_none()

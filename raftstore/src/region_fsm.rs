@@ -26,6 +26,8 @@ pub(crate) struct RegionFsm {
     pub(crate) gate: Arc<ReadGate>,
     /// As they see it.
     published: Option<Serving>,
+    /// As long as the region knows nothing: it is counted among those that do not.
+    newcomer: Option<Arc<()>>,
 }
 
 impl Fsm for RegionFsm {
@@ -33,9 +35,9 @@ impl Fsm for RegionFsm {
 }
 
 impl RegionFsm {
-    pub(crate) fn new(region: Region, gate: Arc<ReadGate>) -> Self {
+    pub(crate) fn new(region: Region, gate: Arc<ReadGate>, newcomer: Option<Arc<()>>) -> Self {
         let publisher = Publisher::new(&region);
-        Self { region, role: None, publisher, slot: 0, gate, published: None }
+        Self { region, role: None, publisher, slot: 0, gate, published: None, newcomer }
     }
 
     /// Lets readers know how the region stands. Before any message of its turn leaves.
@@ -43,5 +45,8 @@ impl RegionFsm {
         let serving = self.region.serving();
         self.gate.publish(&serving, self.published.as_ref());
         self.published = Some(serving);
+        if self.newcomer.is_some() && self.region.description().is_initialised() {
+            self.newcomer = None;
+        }
     }
 }

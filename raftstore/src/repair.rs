@@ -12,7 +12,7 @@
 use crate::creator::Creator;
 use crate::error::StoreFailure;
 use crate::handle::StoreHandle;
-use crate::log_store::{LogBatch, RegionWrite};
+use crate::log_store::{is_sound_id, LogBatch, RegionWrite, MAX_REGION_ID};
 use crate::peers::Refused;
 use crate::snapshot::{flush, forget, remove_staged, tombstone};
 use crate::write_path::persist::write_log;
@@ -48,6 +48,14 @@ pub enum DiscardError {
         /// Who was to be discarded.
         asked: PeerId,
     },
+    /// No peer has such an id, or none may come after it. Take the one that the other stores have.
+    #[error("region {region_id}: peer {asked} cannot be: ids are 1 to {MAX_REGION_ID}")]
+    UnsoundPeer {
+        /// The region.
+        region_id: RegionId,
+        /// Who was to be discarded.
+        asked: PeerId,
+    },
     /// It is being set aside, or created by the split of its parent, at this moment. Try again.
     #[error("region {0} is just being set aside, or split off; try again")]
     Busy(RegionId),
@@ -71,7 +79,8 @@ impl StoreHandle {
     /// `docs/repair.md`. Waits for the disk, so not from a callback.
     ///
     /// If the region's record is damaged the store does not know the id itself, and believes the caller. With
-    /// one that is too low, a peer that has forgotten its vote could return.
+    /// one that is too low, a peer that has forgotten its vote could return; with one that is too high, no other could
+    /// come before its id is above it.
     ///
     /// # Errors
     /// See [`DiscardError`]. Only [`DiscardError::Failed`] may have discarded anything.
@@ -94,6 +103,9 @@ impl Creator {
         runs: impl Fn() -> bool,
     ) -> Result<Discarded, DiscardError> {
         let _one_at_a_time = self.bootstrapping.lock();
+        if !is_sound_id(peer.get()) {
+            return Err(DiscardError::UnsoundPeer { region_id: region, asked: peer });
+        }
         if !self.set_aside.lock().contains_key(&region) {
             return Err(DiscardError::NotSetAside(region));
         }

@@ -6,10 +6,11 @@
 //! |---|---|
 //! | the peer was here and is destroyed | a sender that has left the region is told so; else nothing |
 //! | a split will bring the peer, or its range is still part of another region here | it is held, and given to the region when it begins |
-//! | the region is described and has a peer here | a peer is created, which knows nothing yet |
+//! | the region is described, soundly, and has a peer here | a peer is created, which knows nothing yet; so many at once at most |
 //! | nothing of that | it is dropped; who sent it will send again |
 
 use crate::creator::Creator;
+use crate::log_store::is_sound_id;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::peers::Refused;
 use crate::region_fsm::{RegionOutbox, RegionRouter};
@@ -54,13 +55,6 @@ impl StoreFsm {
             StoreMessage::RegionPanicked(region, text) => {
                 // Its poller has set it aside already, before the address was free.
                 tracing::error!(%region, text, "region set aside: its handler panicked");
-            }
-            StoreMessage::RegionFailed(region, failure) => {
-                // First known as set aside, then gone: proposers are told so from the start.
-                let reason = failure.to_string();
-                tracing::error!(%region, reason, "region set aside");
-                self.creator.set_aside(region, reason);
-                outbox.close(region.get());
             }
             StoreMessage::Answer(callback, answer) => callback.call(answer),
             StoreMessage::Stray(envelope) => self.stray(envelope, &outbox.router(), send),
@@ -118,6 +112,11 @@ impl StoreFsm {
             && description.peer(envelope.from.id).is_some();
         if !known {
             return;
+        }
+        let ids = description.peers.iter().map(|peer| peer.id.get());
+        let ids_are_sound = ids.chain([region.get()]).all(is_sound_id);
+        if !ids_are_sound || description.validate().is_err() {
+            return self.creator.metrics.count_dropped("unsound_description", 1);
         }
         if self.creator.ranges.overlapping(description).is_some() {
             return self.hold(envelope);

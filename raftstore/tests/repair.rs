@@ -6,9 +6,10 @@ mod common;
 use common::{config, eventually, region, regions, Cluster, TestMap};
 use raft_engine::ReadableSize;
 use raftstore::{
-    AdminRequest, DiscardError, Discarded, MapCommand, NewRegion, OrderedMap, Peer, PeerChange,
-    PeerId, ProposeError, RegionId, RegionState, SplitRequest, StartError, Store, StoreConfig,
-    StoreId, MAX_REGION_ID,
+    AdminRequest, DiscardError, Discarded, EngineConfig, HardState, InProcessTransport, LogBatch,
+    LogStore, MapCommand, NewRegion, OrderedMap, Peer, PeerChange, PeerId, ProposeError,
+    RaftEngineLogStore, RegionId, RegionState, RegionWrite, SplitRequest, StartError, Store,
+    StoreConfig, StoreId, StoreIdent, MAX_REGION_ID,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -428,4 +429,36 @@ mod on_disk {
         write(&cluster, DAMAGED, 0..1);
         cluster.shutdown();
     }
+}
+
+#[test]
+fn where_the_record_is_lost_no_peer_is_believed_that_cannot_be() {
+    let dir = tempfile::tempdir().expect("a directory");
+    {
+        let log = RaftEngineLogStore::open(&dir.path().join("raft-log"), &EngineConfig::default());
+        let hard_state = HardState { term: 6, commit: 5, ..HardState::default() };
+        let write = RegionWrite {
+            region_id: RegionId::new(5),
+            hard_state: Some(hard_state),
+            ..RegionWrite::default()
+        };
+        let ident = StoreIdent { cluster_id: 1, store_id: StoreId::new(1) };
+        let mut batch = LogBatch { writes: vec![write], ident: Some(ident) };
+        log.expect("opens").write(&mut batch, true).expect("written");
+    }
+    let store = Store::builder(StoreId::new(1))
+        .config(config())
+        .state_machine(Arc::new(OrderedMap::new()))
+        .data_dir(dir.path())
+        .transport(InProcessTransport::new())
+        .start()
+        .expect("it starts");
+    let handle = store.handle();
+    for peer in [0, MAX_REGION_ID + 1, u64::MAX] {
+        let refused = handle.discard(RegionId::new(5), PeerId::new(peer));
+        assert!(matches!(refused, Err(DiscardError::UnsoundPeer { .. })), "{refused:?}");
+    }
+    assert!(handle.set_aside().contains_key(&RegionId::new(5)));
+    let done = handle.discard(RegionId::new(5), PeerId::new(51)).expect("it may be");
+    assert_eq!(done, Discarded::Now);
 }

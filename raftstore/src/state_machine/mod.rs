@@ -17,7 +17,7 @@ pub use sizes::RegionSize;
 pub(crate) use sizes::Cutter;
 
 use bytes::Bytes;
-use region::{AppliedState, Index, RegionId, Term};
+use region::{AppliedState, Index, RegionDescription, RegionId, Term};
 
 /// A committed command, to be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,18 @@ pub enum InstallError {
 /// * What is durable is so in order: if a crash takes a step of a region away, it takes every later step
 ///   of that region away, and a split counts as a step of the parent and of each child.
 pub trait StateMachine: Send + Sync + 'static {
+    /// A region is about to begin with nothing, by [`bootstrap`](crate::StoreHandle::bootstrap), over this range.
+    /// A state machine that keeps the keys of all regions in one ordered space refuses where keys lie in it: they
+    /// would show as the region's. For one that keeps the contents of each region by itself the default, which
+    /// refuses nothing, is right.
+    ///
+    /// # Errors
+    /// With what is in the way. The region is not created.
+    fn check_vacant(&self, region: &RegionDescription) -> Result<(), StateMachineError> {
+        let _ = region;
+        Ok(())
+    }
+
     /// Carries out commands of many regions.
     ///
     /// # Errors

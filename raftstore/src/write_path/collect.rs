@@ -4,7 +4,6 @@
 
 use crate::creator::Creator;
 use crate::events::RegionEvent;
-use crate::message::StoreMessage;
 use crate::metrics::LocalMetrics;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
 use crate::snapshot::{Chore, StreamQueue, StreamTask, TASK_WEIGHT};
@@ -12,7 +11,10 @@ use crate::write_path::apply::ApplyStation;
 use crate::write_path::persist::{Added, PersistStation};
 use crate::write_path::respond::RespondStation;
 use crate::write_path::send::SendStation;
-use region::{DescriptionChange, Effects, LogWrite, Removal, RoleChange};
+use region::{
+    AppliedState, ApplyBatch, DescriptionChange, Effects, LogWrite, Removal, RoleChange,
+    TruncatedState,
+};
 use std::sync::Arc;
 
 /// Of one region, so many Readys are collected before the others get their turn.
@@ -39,12 +41,53 @@ impl CollectStation {
     }
 
     /// The records of a split's children are written only where they may be here.
-    fn promise_children(&self, write: &mut LogWrite) {
-        let (own, peers) = (write.region_id, &self.creator.peers);
-        write.records.retain(|record| {
-            let child = record.description.id;
-            child == own || peers.promise(child, record.peer_id)
-        });
+    ///
+    /// Where a child has the id of another region the split must not be applied here: the other's contents
+    /// would give way to the child's. Says so then.
+    fn promise_children(&self, write: &mut LogWrite) -> Result<(), String> {
+        let own = write.region_id;
+        let of_children = write.records.iter().filter(|record| record.description.id != own);
+        let children: Vec<_> =
+            of_children.map(|record| (record.description.id, record.peer_id)).collect();
+        if children.is_empty() {
+            return Ok(());
+        }
+        match self.creator.peers.promise(own, &children, &self.creator.ranges) {
+            Ok(others) => {
+                write.records.retain(|record| !others.contains(&record.description.id));
+                Ok(())
+            }
+            Err((child, taken)) => {
+                let index = write.records.iter().find_map(|record| record.origin);
+                let index = index.map(|origin| origin.index).unwrap_or_default();
+                Err(format!(
+                    "its split at index {index} would create region {child}, {taken}: ids were handed out \
+                     twice. That region is left as it is; see docs/repair.md"
+                ))
+            }
+        }
+    }
+
+    /// The region cannot go on here; the others do. What it has handed out before is carried out.
+    fn stop(
+        &mut self,
+        fsm: &mut RegionFsm,
+        reason: String,
+        effects: &mut Effects,
+        outbox: &RegionOutbox,
+    ) {
+        let region = fsm.region.id();
+        tracing::error!(%region, reason, "region set aside");
+        // First known as set aside, then gone: proposers are told so from the start.
+        self.creator.set_aside(region, reason);
+        if let Some(batch) = effects.apply.take() {
+            self.apply.add(fsm.slot, fsm.region.peer().id, batch);
+        }
+        fsm.region.shutdown(effects);
+        self.respond.add_all(&mut effects.answers);
+        self.respond.add_reads(&mut effects.reads);
+        effects.clear();
+        outbox.close(region.get());
     }
 
     /// A peer has left its region.
@@ -56,6 +99,23 @@ impl CollectStation {
             true => self.apply.destroy(fsm.slot, peer, last),
             // A split has promised it anew: nothing of it may be destroyed.
             false => drop(self.creator.chores.push_always(Chore::Close(region), 1)),
+        }
+    }
+
+    /// A snapshot is wanted of a region that has applied nothing: another store has a peer that knows nothing,
+    /// and without it nothing can be committed. Then the state machine has not heard of the region either, and
+    /// hears of it now, so that it can make one.
+    fn tell_state_machine(&mut self, fsm: &RegionFsm) {
+        let (region, begin) = (&fsm.region, TruncatedState::INITIAL);
+        let at_begin = region.truncated() == begin
+            && region.applied_index() == begin.index
+            && region.status().emitted == begin.index;
+        if at_begin && region.has_range() {
+            let description = region.description().clone();
+            let applied = AppliedState { index: begin.index, term: begin.term, description };
+            let batch =
+                ApplyBatch { region_id: region.id(), commands: Vec::new(), applied, change: None };
+            self.apply.add(fsm.slot, region.peer().id, batch);
         }
     }
 
@@ -91,7 +151,9 @@ impl CollectStation {
             fsm.region.collect(effects);
             self.send.add_all(&mut effects.messages);
             if let Some(mut write) = effects.write.take() {
-                self.promise_children(&mut write);
+                if let Err(reason) = self.promise_children(&mut write) {
+                    return self.stop(fsm, reason, effects, outbox);
+                }
                 if let Added::Persisted(persisted, messages) = self.persist.add(fsm.slot, write) {
                     fsm.region.persisted(persisted);
                     self.send.add_responses(messages);
@@ -125,6 +187,9 @@ impl CollectStation {
                 self.tell_of_peers(change);
                 fsm.publisher.hurry();
             }
+            if !effects.snapshots_wanted.is_empty() {
+                self.tell_state_machine(fsm);
+            }
             for to in effects.snapshots_wanted.drain(..) {
                 if let Some(peer) = fsm.region.description().peer(to) {
                     let make = StreamTask::Make(fsm.region.id(), *peer);
@@ -137,10 +202,7 @@ impl CollectStation {
                 return self.part_with(fsm, last);
             }
             if let Some(failure) = effects.fatal.take() {
-                let failed = StoreMessage::RegionFailed(fsm.region.id(), failure);
-                // Beyond the control mailbox's bound the region's own status still tells.
-                let _ = outbox.send_control(failed);
-                return;
+                return self.stop(fsm, failure.to_string(), effects, outbox);
             }
             if !fsm.region.has_ready() {
                 return;

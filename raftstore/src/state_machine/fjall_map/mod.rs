@@ -279,6 +279,27 @@ impl Effects {
 }
 
 impl StateMachine for FjallMap {
+    fn check_vacant(&self, region: &RegionDescription) -> Result<(), StateMachineError> {
+        let view = self.tables.db.snapshot();
+        let found = self.pairs(&view, range_of(region), 1)?;
+        let Some((key, _)) = found.first() else { return Ok(()) };
+        let mut owner = None;
+        self.tables.regions(|id, description, _| {
+            if description.is_ok_and(|description| description.contains(key)) {
+                owner = Some(id);
+            }
+        })?;
+        let whose = match owner {
+            Some(id) => {
+                format!("region {id}, which is in the map in {}", self.tables.path.display())
+            }
+            None => format!("no region that the map in {} knows", self.tables.path.display()),
+        };
+        Err(StateMachineError(format!(
+            "its range has keys, {key:?} is the first, of {whose}: begin with an empty map, or bring the log back"
+        )))
+    }
+
     fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
         self.syncing.check()?;
         let mut effects = Effects::default();
