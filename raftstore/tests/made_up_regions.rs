@@ -4,11 +4,10 @@ mod common;
 
 use bytes::Bytes;
 use common::{config, eventually};
-use raft::eraftpb::{Message, MessageType, Snapshot};
+use raft::eraftpb::{Message, MessageType};
 use raftstore::{
-    AppliedState, Envelope, InProcessTransport, Index, MemoryLogStore, MemorySnapshotFiles,
-    OrderedMap, Peer, PeerId, RegionDescription, RegionId, SnapshotBody, SnapshotFiles, SnapshotId,
-    SnapshotMessage, StagedSnapshot, Store, StoreHandle, StoreId, Term, MAX_REGION_ID,
+    Envelope, InProcessTransport, MemoryLogStore, OrderedMap, Peer, PeerId, RegionDescription,
+    RegionId, Store, StoreHandle, StoreId, MAX_REGION_ID,
 };
 use std::sync::Arc;
 
@@ -121,70 +120,4 @@ fn of_regions_that_know_nothing_there_are_not_too_many() {
     let own = Peer::voter(PeerId::new(61), StoreId::new(1));
     let wanted = RegionDescription::new(RegionId::new(6000), "a", "b", [own]);
     handle.bootstrap(&[wanted]).expect("created");
-}
-
-/// Snapshot files that cannot be removed.
-#[derive(Default)]
-struct Stubborn(MemorySnapshotFiles);
-
-impl SnapshotFiles for Stubborn {
-    fn begin(&self, name: &str) -> std::io::Result<Box<dyn StagedSnapshot>> {
-        self.0.begin(name)
-    }
-
-    fn open(&self, name: &str) -> std::io::Result<Box<dyn std::io::Read + Send>> {
-        self.0.open(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
-        self.0.rename(from, to)
-    }
-
-    fn remove(&self, _: &str) -> std::io::Result<()> {
-        panic!("injected")
-    }
-
-    fn list(&self) -> std::io::Result<Vec<String>> {
-        self.0.list()
-    }
-}
-
-/// A snapshot for a peer that may not be, of nothing: what comes of it is for the store's control handler.
-fn send_snapshot(handle: &StoreHandle, described: &RegionDescription) {
-    let (index, term) = (Index::new(20), Term::new(6));
-    let applied = AppliedState { index, term, description: Arc::new(described.clone()) };
-    let mut snapshot = Snapshot { data: applied.encode().into(), ..Snapshot::default() };
-    let metadata = snapshot.mut_metadata();
-    (metadata.index, metadata.term) = (index.get(), term.get());
-    metadata.mut_conf_state().voters = described.peers.iter().map(|peer| peer.id.get()).collect();
-    let mut offer = heartbeat(described);
-    offer.message.msg_type = MessageType::MsgSnapshot;
-    offer.message.set_snapshot(snapshot);
-    let peer = described.peers[0].id;
-    let id = SnapshotId { region: described.id, peer, index, term, attempt: 1 };
-    // The mark of the end, and the number of pieces.
-    let bytes = Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
-    let checksum = crc32fast::hash(&bytes);
-    let chunk = SnapshotBody::Chunk { number: 0, last: true, checksum, bytes };
-    for body in [SnapshotBody::Offer(offer), chunk] {
-        let (from, to) = (StoreId::new(2), StoreId::new(1));
-        handle.deliver_snapshot(SnapshotMessage { cluster_id: 1, from, to, id, body });
-    }
-}
-
-#[test]
-fn a_store_whose_control_handler_dies_fails_and_says_so() {
-    let store = Store::builder(StoreId::new(1))
-        .config(config())
-        .state_machine(Arc::new(OrderedMap::new()))
-        .log_store(Arc::new(MemoryLogStore::new()))
-        .snapshot_files(Arc::new(Stubborn::default()))
-        .transport(InProcessTransport::new())
-        .start()
-        .expect("it starts");
-    let handle = store.handle();
-    send_snapshot(&handle, &described(1, u64::MAX, 11));
-    eventually("it fails", || handle.failure().is_some());
-    let failure = handle.failure().expect("it has failed").to_string();
-    assert_eq!(failure, "the store's control handler panicked");
 }
