@@ -5,7 +5,7 @@
 //! | the message says, or this store knows | then |
 //! |---|---|
 //! | the peer was here and is destroyed | a sender that has left the region is told so; else nothing |
-//! | a split will bring the peer, or its range is still part of another region here | it is held, and given to the region when it begins |
+//! | the peer is about to begin, a split will bring it, or its range is still part of another region here | it is held, and given to the region when it begins |
 //! | the region is described, soundly, and has a peer here | a peer is created, which knows nothing yet; so many at once at most |
 //! | nothing of that | it is dropped; who sent it will send again |
 
@@ -100,9 +100,10 @@ impl StoreFsm {
             Some(Refused::Tombstone(_, last)) => {
                 return send.add_all(&mut tell_of_removal(&envelope, &last).into_iter().collect());
             }
-            Some(Refused::Promised) => return self.hold(envelope),
-            // It ends just now, or is set aside.
-            Some(Refused::Here(_)) => return,
+            Some(Refused::Here(_)) if self.creator.set_aside.lock().contains_key(&region) => return,
+            // Here, and without a mailbox: it is just about to begin. A vote that is lost now would cost the
+            // region an election timeout.
+            Some(Refused::Promised | Refused::Here(_)) => return self.hold(envelope),
             None => {}
         }
         let Some(description) = &envelope.description else { return };
