@@ -171,9 +171,9 @@ impl StoreHandle {
     /// passed over, with a note in the log.
     ///
     /// # Errors
-    /// When it is called by an [`Observer`](crate::Observer); when a description is unsound, overlaps another region, or contradicts one that exists,
-    /// or when the state machine has keys in its range; those
-    /// before it in the list may have been created.
+    /// When it is called by an [`Observer`](crate::Observer); when a description is unsound, overlaps another
+    /// region, or contradicts one that exists; when the state machine has keys in its range; or when the disk
+    /// fails, then some of the list may have been created.
     pub fn bootstrap(&self, regions: &[RegionDescription]) -> Result<(), StartError> {
         let creator = self.inner.creator.lock().clone();
         creator.ok_or(StartError::Stopped)?.bootstrap(self, regions)
@@ -298,8 +298,11 @@ impl HandleInner {
         if self.stopped.load(Ordering::Acquire) {
             return ProposeError::Stopped { region_id };
         }
+        // Asked first: once the address is free it is known why.
+        let ends = self.router.mailbox(region_id.get()).is_some();
         match self.set_aside.lock().contains_key(&region_id) {
             true => ProposeError::Quarantined { region_id },
+            false if ends => ProposeError::Stopped { region_id },
             false => ProposeError::RegionNotFound { region_id },
         }
     }
