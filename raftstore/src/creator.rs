@@ -6,10 +6,7 @@
 use crate::error::StoreFailure;
 use crate::events::{CreatedBy, Observers, RegionEvent};
 use crate::health::Health;
-use crate::log_store::{
-    is_sound_id, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion,
-    MAX_REGION_ID,
-};
+use crate::log_store::{LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion};
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -26,8 +23,8 @@ use crate::store_fsm::SetAside;
 use crate::write_path::persist::write_log;
 use batch_system::Priority;
 use region::{
-    snapshot_of, AdminCommand, AppliedState, Callback, Effects, HardState, Index, LogReader,
-    PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
+    is_sound_id, snapshot_of, AdminCommand, AppliedState, Callback, Effects, HardState, Index,
+    LogReader, PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
     RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
 };
 use rustc_hash::FxHashMap;
@@ -209,8 +206,7 @@ impl Creator {
 
     fn reserve(&self, parent: RegionId, children: &[RegionId]) -> Result<(), RegionId> {
         let set_aside = self.set_aside.lock();
-        let taken = |id: &&RegionId| id.get() > MAX_REGION_ID || set_aside.contains_key(*id);
-        match children.iter().find(taken) {
+        match children.iter().find(|id| set_aside.contains_key(*id)) {
             Some(taken) => Err(*taken),
             None => self.peers.reserve(parent, children),
         }
@@ -285,10 +281,7 @@ impl Creator {
             self.set_aside(damaged.region_id, damaged.reason);
         }
         stored.regions.iter().for_each(|region| self.peers.load(&region.record));
-        let remove = AssertUnwindSafe(|| self.remove_stray_snapshots(&stored.regions));
-        if catch_unwind(remove).is_err() {
-            tracing::error!("the snapshot files panicked, those of an earlier life may be left");
-        }
+        self.remove_stray_snapshots(&stored.regions);
         let unborn = self.unborn(&stored.regions);
         self.set_orphans_aside(&mut stored.regions, &unborn);
         for (region, origin) in &unborn {

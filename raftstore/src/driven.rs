@@ -88,8 +88,7 @@ impl DrivenStore {
         let writers = parts.write_queues.iter().map(|queue| parts.log_writer(queue, router));
         let workers = parts.apply_queues.iter().map(|queue| parts.apply_worker(queue, router));
         let figures = Figures::new(&handle.inner);
-        let taken = |cause| StartError::Metrics { store: parts.store_id, cause };
-        figures.register(registry).map_err(taken)?;
+        figures.register(registry)?;
         parts.creator.restore_all(router, stored, 0);
         Ok(Self {
             streams: parts.stream_worker(router),

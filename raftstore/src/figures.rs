@@ -1,5 +1,6 @@
 //! Metrics that are read off the store when they are asked for, instead of being counted on the way.
 
+use crate::error::StartError;
 use crate::handle::HandleInner;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -22,8 +23,9 @@ impl Figures {
     }
 
     /// They are gathered while the store runs.
-    pub(crate) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        self.each().try_for_each(|figure| registry.register(figure))
+    pub(crate) fn register(&self, registry: &Registry) -> Result<(), StartError> {
+        let registered = self.each().try_for_each(|figure| registry.register(figure));
+        registered.map_err(|cause| StartError::Metrics { store: self.inner.store_id, cause })
     }
 
     /// What is not there is passed over.

@@ -61,7 +61,7 @@ pub use handle::{AnswerFuture, StoreHandle, Write};
 pub use inspect::{QueueDepths, RegionInfo, RegionState, SnapshotsUnderWay, StoreStatus};
 pub use log_store::{
     DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
-    RaftEngineLogStore, RegionWrite, Stored, StoredRegion, MAX_REGION_ID,
+    RaftEngineLogStore, RegionWrite, Stored, StoredRegion,
 };
 pub use placement::{
     EmbeddedPlacement, Operator, Order, OrderReport, OrderStatus, Outcome, Placement,
@@ -89,7 +89,7 @@ pub use region::{
     NewRegion, Origin, Peer, PeerChange, PeerId, PeerProgress, PeerRole, ProposeError, ReadError,
     ReadPoint, ReadWay, RegionDescription, RegionEpoch, RegionId, RegionRecord, RegionStatus,
     Response, Role, SplitError, SplitRequest, StoreId, StoreIdent, Term, TransferError,
-    TruncatedState, INITIAL_INDEX,
+    TruncatedState, INITIAL_INDEX, MAX_ID, MAX_KEY_BYTES,
 };
 
 /// The files below raft-engine, for a log store whose files are not the machine's.

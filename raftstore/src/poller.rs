@@ -104,7 +104,7 @@ impl StorePoller {
                     let region_id = fsm.region.id();
                     let kept_from = match self.log_is_volatile {
                         true => fsm.region.applied_index(),
-                        false => apply.durable_index(region_id).min(fsm.region.applied_index()),
+                        false => creator.durable_index(region_id).min(fsm.region.applied_index()),
                     };
                     if let Some(truncated) = fsm.region.compact_to(index.min(kept_from)) {
                         let index = truncated.index;

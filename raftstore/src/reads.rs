@@ -92,13 +92,11 @@ impl StoreHandle {
         mut f: impl FnMut(&ReadPoint) -> T + Send + 'static,
         callback: impl FnOnce(Result<T, ReadError>) + Send + 'static,
     ) {
+        let callback = move |value| in_turn(move || callback(value));
         let gate = self.inner.gates.find(region);
         match self.inner.look_at_once(gate.as_ref(), request, &mut f) {
-            Some(value) => in_turn(move || callback(Ok(value))),
-            None => {
-                let callback = move |value| in_turn(move || callback(value));
-                self.inner.ask_with(region, request, f, callback, MAX_LOOKS);
-            }
+            Some(value) => callback(Ok(value)),
+            None => self.inner.ask_with(region, request, f, callback, MAX_LOOKS),
         }
     }
 

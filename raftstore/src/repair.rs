@@ -12,11 +12,13 @@
 use crate::creator::Creator;
 use crate::error::StoreFailure;
 use crate::handle::StoreHandle;
-use crate::log_store::{is_sound_id, LogBatch, RegionWrite, MAX_REGION_ID};
+use crate::log_store::{LogBatch, RegionWrite};
 use crate::peers::Refused;
 use crate::snapshot::{flush, forget, remove_staged, tombstone};
 use crate::write_path::persist::write_log;
-use region::{Index, PeerId, RegionDescription, RegionId, RegionRecord, Removal};
+use region::{
+    is_sound_id, Index, PeerId, RegionDescription, RegionId, RegionRecord, Removal, MAX_ID,
+};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -49,7 +51,7 @@ pub enum DiscardError {
         asked: PeerId,
     },
     /// No peer has such an id, or none may come after it. Take the one that the other stores have.
-    #[error("region {region_id}: peer {asked} cannot be: ids are 1 to {MAX_REGION_ID}")]
+    #[error("region {region_id}: peer {asked} cannot be: ids are 1 to {MAX_ID}")]
     UnsoundPeer {
         /// The region.
         region_id: RegionId,

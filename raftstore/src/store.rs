@@ -103,8 +103,7 @@ impl Store {
         let pool = start_pool(&parts)?;
         let handle = parts.handle(pool.router());
         let figures = Figures::new(&handle.inner);
-        let taken = |cause| StartError::Metrics { store: parts.store_id, cause };
-        figures.register(registry).map_err(taken)?;
+        figures.register(registry)?;
         let mut store = Self {
             handle,
             pool: Some(pool),

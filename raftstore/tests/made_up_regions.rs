@@ -7,7 +7,7 @@ use common::{config, eventually};
 use raft::eraftpb::{Message, MessageType};
 use raftstore::{
     Envelope, InProcessTransport, MemoryLogStore, OrderedMap, Peer, PeerId, RegionDescription,
-    RegionId, Store, StoreHandle, StoreId, MAX_REGION_ID,
+    RegionId, Store, StoreHandle, StoreId, MAX_ID,
 };
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ fn no_peer_is_created_for_an_unsound_description() {
         twice,
         described(10, u64::MAX, 11),
         described(11, 12, u64::MAX),
-        described(MAX_REGION_ID + 1, 12, 11),
+        described(MAX_ID + 1, 12, 11),
     ];
     deliver(&handle, unsound.iter().map(heartbeat).collect(), &described(1, 12, 11));
     let here = |handle: &StoreHandle| {

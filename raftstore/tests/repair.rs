@@ -9,7 +9,7 @@ use raftstore::{
     AdminRequest, DiscardError, Discarded, EngineConfig, HardState, InProcessTransport, LogBatch,
     LogStore, MapCommand, NewRegion, OrderedMap, Peer, PeerChange, PeerId, ProposeError,
     RaftEngineLogStore, RegionId, RegionState, RegionWrite, SplitRequest, StartError, Store,
-    StoreConfig, StoreId, StoreIdent, MAX_REGION_ID,
+    StoreConfig, StoreId, StoreIdent, MAX_ID,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -196,7 +196,7 @@ fn a_record_that_is_missing() {
         let engine = raft_engine::Engine::open(config).expect("opens");
         let mut batch = raft_engine::LogBatch::default();
         let key = [b"r", &DAMAGED.get().to_be_bytes()[..]].concat();
-        let group = MAX_REGION_ID + 1 + DAMAGED.get() % 4096;
+        let group = MAX_ID + 1 + DAMAGED.get() % 4096;
         assert!(engine.get(group, &key).is_some());
         batch.delete(group, key);
         engine.write(&mut batch, true).expect("written");
@@ -454,7 +454,7 @@ fn where_the_record_is_lost_no_peer_is_believed_that_cannot_be() {
         .start()
         .expect("it starts");
     let handle = store.handle();
-    for peer in [0, MAX_REGION_ID + 1, u64::MAX] {
+    for peer in [0, MAX_ID + 1, u64::MAX] {
         let refused = handle.discard(RegionId::new(5), PeerId::new(peer));
         assert!(matches!(refused, Err(DiscardError::UnsoundPeer { .. })), "{refused:?}");
     }

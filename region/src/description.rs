@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
+use crate::ids::{is_sound_id, Index, PeerId, RegionId, StoreId, Term};
 use crate::key_text;
 use crate::proto;
 
@@ -20,6 +20,9 @@ pub const INITIAL_TERM: Term = Term::new(5);
 /// Most peers a description may name. Far above any sensible replication, it only keeps nonsense
 /// from the disk or the wire small.
 pub const MAX_PEERS: usize = 64;
+
+/// What ids may be.
+const IDS: &str = "allowed are 1 to 2^64 - 65537, and for stores from 1 on";
 
 /// Longest key of a region's edge, and so of a split.
 pub const MAX_KEY_BYTES: usize = u16::MAX as usize;
@@ -81,9 +84,10 @@ pub struct Peer {
 
 /// A region, described: which keys, which peers, as of which epoch.
 ///
-/// Invariant: at least one voter; ids are not 0; no two peers share an id or a store; none has an id
-/// above [`last_peer_id`](Self::last_peer_id); the range is not empty. [`validate`](Self::validate) checks it, and every description that is decoded or
-/// given to a region has passed it. What comes through serde is for people to look at, and has not.
+/// Invariant: at least one voter; ids are neither 0 nor, of the region and of peers, above [`MAX_ID`](crate::MAX_ID); no two peers
+/// share an id or a store; none has an id above [`last_peer_id`](Self::last_peer_id); the range is not empty.
+/// [`validate`](Self::validate) checks it, and every description that is decoded or given to a region has passed
+/// it. What comes through serde is for people to look at, and has not.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RegionDescription {
     /// The region.
@@ -244,8 +248,8 @@ impl RegionDescription {
     pub fn validate(&self) -> Result<(), DecodeError> {
         let refuse =
             |field, value: String, rule| Err(DecodeError::field(Self::RECORD, field, value, rule));
-        if self.id.get() == 0 {
-            return refuse("id", "0".into(), "must not be 0");
+        if !is_sound_id(self.id.get()) {
+            return refuse("id", self.id.to_string(), IDS);
         }
         if self.epoch.conf_ver == 0 || self.epoch.version == 0 {
             return refuse("epoch", format!("{:?}", self.epoch), "both versions start at 1");
@@ -268,8 +272,8 @@ impl RegionDescription {
         let mut ids = HashSet::new();
         let mut stores = HashSet::new();
         for peer in &self.peers {
-            if peer.id.get() == 0 || peer.store.get() == 0 {
-                return refuse("peers", format!("{peer:?}"), "ids must not be 0");
+            if !is_sound_id(peer.id.get()) || peer.store.get() == 0 {
+                return refuse("peers", format!("{peer:?}"), IDS);
             }
             if !ids.insert(peer.id) || !stores.insert(peer.store) {
                 return refuse("peers", format!("{peer:?}"), "ids and stores must be distinct");
@@ -385,6 +389,7 @@ pub(crate) fn decode_regions(bytes: &[u8]) -> Result<Vec<RegionDescription>, Dec
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::ids::MAX_ID;
 
     /// A region over all keys with voters 1, 2, 3 … on stores 1, 2, 3 …
     pub(crate) fn description(id: u64, voters: u64) -> RegionDescription {
@@ -399,13 +404,15 @@ pub(crate) mod tests {
     #[test]
     fn unsound_descriptions_are_refused_by_name() {
         type Spoil = fn(&mut RegionDescription);
-        let spoils: [(&str, Spoil); 14] = [
+        let spoils: [(&str, Spoil); 16] = [
             ("peers", |d| d.peers[1].role = PeerRole::DemotingVoter),
             ("peers", |d| {
                 d.joint = true;
                 d.peers.iter_mut().for_each(|p| p.role = PeerRole::IncomingVoter);
             }),
             ("id", |d| d.id = RegionId::new(0)),
+            ("id", |d| d.id = RegionId::new(MAX_ID + 1)),
+            ("peers", |d| d.peers[0].id = PeerId::new(MAX_ID + 1)),
             ("epoch", |d| d.epoch.version = 0),
             ("epoch", |d| d.epoch.version = MAX_VERSION + 1),
             ("epoch", |d| d.epoch.conf_ver = u64::MAX),

@@ -1,10 +1,20 @@
 //! Numbers that must not be confused with each other.
 //!
-//! Ids are handed out by the placement service and are unique for the life of a cluster; 0 is never
-//! handed out, and a [`RegionDescription`](crate::RegionDescription) that holds one is refused.
+//! Ids are handed out by the placement service and are unique for the life of a cluster. 0 and ids above
+//! [`MAX_ID`] are never handed out, and a [`RegionDescription`](crate::RegionDescription) that holds one is
+//! refused.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+/// The largest id of a region or a peer. Log stores have the numbers above it for their own use, and a region
+/// whose peer had the very last one could get no other.
+pub const MAX_ID: u64 = u64::MAX - (1 << 16);
+
+/// Whether a region or a peer can have this id.
+pub const fn is_sound_id(id: u64) -> bool {
+    0 < id && id <= MAX_ID
+}
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {

@@ -118,7 +118,7 @@ pub use effects::{
 pub use envelope::Envelope;
 pub use error::{ProposeError, ReadError};
 pub use guard::Rejection;
-pub use ids::{Index, PeerId, RegionId, StoreId, Term};
+pub use ids::{is_sound_id, Index, PeerId, RegionId, StoreId, Term, MAX_ID};
 pub use log_reader::{LogReadError, LogReader};
 pub use membership::{ChangeError, PeerChange, MAX_PEER_CHANGES};
 pub use progress::PeerProgress;

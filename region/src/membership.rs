@@ -17,7 +17,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
 use crate::description::{self, Peer, PeerRole, RegionDescription, MAX_VERSION};
-use crate::ids::{PeerId, StoreId};
+use crate::ids::{is_sound_id, PeerId, StoreId, MAX_ID};
 use crate::proto;
 
 /// Most changes of one request.
@@ -78,9 +78,9 @@ pub enum ChangeError {
         /// The highest one that was used.
         last: PeerId,
     },
-    /// A peer to be added has the id 0, or is to be on store 0.
-    #[error("peer {peer} on store {store}: neither id may be 0")]
-    IdZero {
+    /// A peer to be added, or its store, has an id that none can have: 0, or for a peer one above [`MAX_ID`].
+    #[error("peer {peer} on store {store}: ids are 1 to {MAX_ID}")]
+    IdOutOfRange {
         /// The peer.
         peer: PeerId,
         /// Its store.
@@ -172,10 +172,12 @@ pub(crate) fn plan(
     if description.epoch.conf_ver.saturating_add(2) > MAX_VERSION {
         return Err(ChangeError::VersionAtEnd);
     }
-    for change in changes {
-        if let PeerChange::Promote(id) = change {
-            healthy(*id).then_some(()).ok_or(ChangeError::NotReady(*id))?;
-        }
+    let unready = changes.iter().find(|change| match change {
+        PeerChange::Promote(id) => !healthy(*id),
+        _ => false,
+    });
+    if let Some(change) = unready {
+        return Err(ChangeError::NotReady(change.peer_id()));
     }
     let change = to_raft(description, changes);
     let next = apply(description, &change).map_err(|_| ChangeError::NoVoterLeft)?;
@@ -202,7 +204,7 @@ fn check_each(description: &RegionDescription, changes: &[PeerChange]) -> Result
     }
     let limit = description::MAX_PEERS;
     let added = changes.iter().filter(|change| matches!(change, PeerChange::Add(_))).count();
-    if description.peers.len() + added > limit || changes.len() > limit {
+    if description.peers.len() + added > limit {
         return Err(ChangeError::TooMany { limit });
     }
     for (at, change) in changes.iter().enumerate() {
@@ -244,8 +246,8 @@ fn check_new(
     before: &[PeerChange],
     peer: &Peer,
 ) -> Result<(), ChangeError> {
-    if peer.id.get() == 0 || peer.store.get() == 0 {
-        return Err(ChangeError::IdZero { peer: peer.id, store: peer.store });
+    if !is_sound_id(peer.id.get()) || peer.store.get() == 0 {
+        return Err(ChangeError::IdOutOfRange { peer: peer.id, store: peer.store });
     }
     let last = description.last_peer_id;
     if peer.id <= last {
@@ -429,7 +431,7 @@ mod tests {
         let (one, two, nine) = (PeerId::new(1), PeerId::new(2), PeerId::new(9));
         let on_store_two = Peer::voter(nine, StoreId::new(2));
         let used = Peer::voter(two, StoreId::new(8));
-        let cases: [(&[PeerChange], ChangeError); 12] = [
+        let cases: [(&[PeerChange], ChangeError); 13] = [
             (&[], ChangeError::Nothing),
             (&[PeerChange::Remove(nine)], ChangeError::UnknownPeer(nine)),
             (&[PeerChange::Promote(nine)], ChangeError::UnknownPeer(nine)),
@@ -445,11 +447,15 @@ mod tests {
             (&[1, 2, 3].map(|id| PeerChange::Remove(PeerId::new(id))), ChangeError::NoVoterLeft),
             (
                 &[PeerChange::Add(Peer::voter(PeerId::new(0), StoreId::new(7)))],
-                ChangeError::IdZero { peer: PeerId::new(0), store: StoreId::new(7) },
+                ChangeError::IdOutOfRange { peer: PeerId::new(0), store: StoreId::new(7) },
+            ),
+            (
+                &[PeerChange::Add(Peer::voter(PeerId::new(MAX_ID + 1), StoreId::new(7)))],
+                ChangeError::IdOutOfRange { peer: PeerId::new(MAX_ID + 1), store: StoreId::new(7) },
             ),
             (
                 &[PeerChange::Add(Peer::voter(nine, StoreId::new(0)))],
-                ChangeError::IdZero { peer: nine, store: StoreId::new(0) },
+                ChangeError::IdOutOfRange { peer: nine, store: StoreId::new(0) },
             ),
         ];
         for (changes, expected) in cases {
@@ -457,6 +463,14 @@ mod tests {
         }
         let many: Vec<_> = (4..30).map(|id| PeerChange::Add(voter(id))).collect();
         assert!(matches!(planned(&many), Err(ChangeError::TooMany { .. })));
+        // The dead one may go, and one that is new does not count as healthy.
+        assert!(planned(&[PeerChange::Remove(PeerId::new(3))]).is_ok());
+        assert!(planned(&[PeerChange::Add(voter(4))]).is_err());
+    }
+
+    #[test]
+    fn what_a_region_has_been_through_counts() {
+        let two = PeerId::new(2);
         // A region that is full can still lose peers.
         let full = description(1, description::MAX_PEERS as u64);
         let of_full = |change| plan(&full, PeerId::new(1), &[change], |_| true);
@@ -488,8 +502,5 @@ mod tests {
         };
         assert_eq!(promoted(false), Err(ChangeError::NotReady(PeerId::new(3))));
         assert!(promoted(true).is_ok());
-        // The dead one may go, and one that is new does not count as healthy.
-        assert!(planned(&[PeerChange::Remove(PeerId::new(3))]).is_ok());
-        assert!(planned(&[PeerChange::Add(voter(4))]).is_err());
     }
 }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::description::{self, Peer, RegionDescription, RegionEpoch, MAX_KEY_BYTES, MAX_VERSION};
-use crate::ids::{PeerId, RegionId};
+use crate::ids::{is_sound_id, PeerId, RegionId, MAX_ID};
 use crate::proto;
 
 /// Most keys of one split.
@@ -87,9 +87,9 @@ pub enum SplitError {
         /// How many there must be.
         needed: usize,
     },
-    /// An id that is 0, of a new region or one of its peers.
-    #[error("an id is 0")]
-    IdZero,
+    /// An id of a new region or of one of its peers that none can have. Ask for new ones.
+    #[error("id {0} cannot be: ids are 1 to {MAX_ID}")]
+    IdOutOfRange(u64),
     /// An id of a region that is given twice, or in use or destroyed on this store. Ask for new ones.
     #[error("region id {0} is given twice, in use, or was in use on this store")]
     RegionIdInUse(RegionId),
@@ -118,11 +118,12 @@ impl SplitRequest {
             let (given, needed) = (self.regions.len(), self.keys.len());
             return Err(SplitError::WrongRegionCount { given, needed });
         }
-        let ids = self.regions.iter().flat_map(|new| {
-            std::iter::once(new.id.get()).chain(new.peers.iter().map(|peer| peer.get()))
+        let mut ids = self.regions.iter().flat_map(|new| {
+            let peers = new.peers.iter().map(|peer| peer.get());
+            peers.chain([new.id.get()])
         });
-        if ids.into_iter().any(|id| id == 0) {
-            return Err(SplitError::IdZero);
+        if let Some(id) = ids.find(|id| !is_sound_id(*id)) {
+            return Err(SplitError::IdOutOfRange(id));
         }
         let mut peers: Vec<PeerId> = region.peers.iter().map(|peer| peer.id).collect();
         for (at, new) in self.regions.iter().enumerate() {
@@ -312,7 +313,10 @@ mod tests {
             refused(|r| r.regions.truncate(1)),
             SplitError::WrongRegionCount { given: 1, needed: 2 }
         );
-        assert_eq!(refused(|r| r.regions[1].peers[0] = PeerId::new(0)), SplitError::IdZero);
+        let zero = SplitError::IdOutOfRange(0);
+        assert_eq!(refused(|r| r.regions[1].peers[0] = PeerId::new(0)), zero);
+        let large = SplitError::IdOutOfRange(MAX_ID + 1);
+        assert_eq!(refused(|r| r.regions[0].id = RegionId::new(MAX_ID + 1)), large);
         let mut old = region();
         old.epoch.version = MAX_VERSION - 1;
         assert_eq!(request(&["c", "f"]).check(&old), Err(SplitError::VersionAtEnd));

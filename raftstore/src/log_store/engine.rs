@@ -11,10 +11,7 @@
 
 use super::reads::OwnReads;
 use super::watched_files::{Watch, WatchedFiles};
-use super::{
-    DamagedRegion, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion,
-    MAX_REGION_ID,
-};
+use super::{DamagedRegion, LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion};
 use crate::config::exactly;
 use bytesize::ByteSize;
 use parking_lot::RwLock;
@@ -24,6 +21,7 @@ use raft_engine::env::{DefaultFileSystem, FileSystem};
 use raft_engine::{Command, Engine, MessageExt, ReadableSize};
 use region::{
     Index, LogReadError, LogReader, RegionId, RegionRecord, StoreIdent, Term, TruncatedState,
+    MAX_ID,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,7 +32,7 @@ use std::sync::Arc;
 
 const SHARD_GROUPS: u64 = 4096;
 /// The first raft group that is a shard group; region ids must be below.
-const FIRST_SHARD_GROUP: u64 = MAX_REGION_ID + 1;
+const FIRST_SHARD_GROUP: u64 = MAX_ID + 1;
 /// The raft group of the store's identity.
 const IDENT_GROUP: u64 = FIRST_SHARD_GROUP + SHARD_GROUPS;
 const IDENT_KEY: &[u8] = b"ident";

@@ -17,15 +17,6 @@ pub use memory::MemoryLogStore;
 use raft::eraftpb::{Entry, HardState};
 use region::{Index, LogReader, RegionId, RegionRecord, StoreIdent, TruncatedState};
 
-/// The largest region id that a log store must take; the ids above are for its own use.
-pub const MAX_REGION_ID: u64 = u64::MAX - (1 << 16);
-
-/// Whether a region or a peer may have this id. A peer's is bounded like a region's: no later peer of the region
-/// could have a higher one.
-pub(crate) fn is_sound_id(id: u64) -> bool {
-    (1..=MAX_REGION_ID).contains(&id)
-}
-
 /// What is to be written for one region.
 #[derive(Clone, Debug, Default)]
 pub struct RegionWrite {

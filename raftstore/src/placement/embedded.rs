@@ -6,10 +6,9 @@ use super::{
     Operator, Order, OrderReport, Outcome, Placement, PlacementError, RegionHeartbeat,
     StoreHeartbeat,
 };
-use crate::log_store::MAX_REGION_ID;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use region::{RegionDescription, RegionId, StoreId};
+use region::{RegionDescription, RegionId, StoreId, MAX_ID};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -257,7 +256,7 @@ impl Placement for EmbeddedPlacement {
             peers.chain([beat.description.id.get()])
         });
         // Where regions were created with ids of somebody else's choice, those are not given again.
-        if let Some(largest) = ids.filter(|id| *id <= MAX_REGION_ID).max() {
+        if let Some(largest) = ids.filter(|id| *id <= MAX_ID).max() {
             self.ids.lock().skip(largest);
         }
         let mut known = self.known.lock();

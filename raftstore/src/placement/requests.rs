@@ -3,12 +3,11 @@
 use super::{Operator, Placement, PlacementError};
 use crate::admin::AdminRequest;
 use crate::inspect::{RegionInfo, RegionState};
-use crate::log_store::MAX_REGION_ID;
 use crate::state_machine::StateMachine;
 use bytes::Bytes;
 use region::{
     NewRegion, Peer, PeerChange, PeerId, PeerRole, RegionDescription, RegionId, SplitError,
-    SplitRequest, MAX_SPLIT_KEYS,
+    SplitRequest, MAX_ID, MAX_SPLIT_KEYS,
 };
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -111,7 +110,7 @@ impl Requests<'_> {
         let given = given
             .unwrap_or_else(|_| Err(PlacementError::Unavailable("it panicked".to_owned())))
             .and_then(|first| match first.checked_add(count - 1) {
-                Some(last) if first > 0 && last <= MAX_REGION_ID => Ok(first),
+                Some(last) if first > 0 && last <= MAX_ID => Ok(first),
                 _ => Err(PlacementError::NoIds(count)),
             });
         given.or_else(|error| refuse(error.to_string(), true))

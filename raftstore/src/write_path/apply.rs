@@ -146,13 +146,6 @@ impl ApplyStation {
         }
     }
 
-    /// Up to which index a restart would find a region's effects.
-    pub(crate) fn durable_index(&self, region: RegionId) -> Index {
-        let state_machine = &self.applier.state_machine;
-        // The whole log is kept for a state machine that cannot say.
-        catch_unwind(AssertUnwindSafe(|| state_machine.durable_index(region))).unwrap_or_default()
-    }
-
     /// Forgets what a round that panicked has left; its callbacks answer "unknown".
     pub(crate) fn clear(&mut self) {
         self.tasks.clear();
