@@ -2,12 +2,11 @@
 
 mod common;
 
-use bytes::Bytes;
-use common::{config, eventually, Cluster, DEADLINE};
+use common::{config, described, eventually, Cluster, DEADLINE};
 use parking_lot::Mutex;
 use raftstore::{
     AdminRequest, HardState, InProcessTransport, Index, LogBatch, LogStore, MapCommand,
-    MemoryLogStore, Observer, OrderedMap, Peer, PeerChange, PeerId, RegionDescription, RegionEvent,
+    MemoryLogStore, Observer, OrderedMap, PeerChange, PeerId, RegionDescription, RegionEvent,
     RegionId, RegionRecord, RegionState, RegionWrite, Role, Store, StoreHandle, StoreId,
     StoreIdent, TruncatedState,
 };
@@ -16,21 +15,6 @@ use std::time::Duration;
 
 fn rid(id: u64) -> RegionId {
     RegionId::new(id)
-}
-
-/// A region with voters: `(peer, store)`.
-fn described(
-    id: u64,
-    start: &'static str,
-    end: &'static str,
-    peers: &[(u64, u64)],
-) -> RegionDescription {
-    let voters = peers.iter().map(|(peer, store)| {
-        let (peer, store) = (PeerId::new(*peer), StoreId::new(*store));
-        Peer::voter(peer, store)
-    });
-    let (start, end) = (Bytes::from_static(start.as_bytes()), Bytes::from_static(end.as_bytes()));
-    RegionDescription::new(rid(id), start, end, voters)
 }
 
 fn three(id: u64) -> RegionDescription {

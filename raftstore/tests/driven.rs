@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{config, regions};
+use common::{config, regions, run_until_idle};
 use parking_lot::Mutex;
 use raftstore::{
     Answer, DrivenStore, InProcessTransport, MapCommand, MemoryLogStore, OrderedMap, ProposeError,
@@ -38,21 +38,8 @@ impl Cluster {
         cluster
     }
 
-    /// Runs every thread that has work, store by store, until none has.
     fn run_until_idle(&mut self) {
-        for _ in 0..10_000 {
-            let mut ran = 0;
-            for store in &mut self.stores {
-                for thread in store.runnable() {
-                    store.run(thread);
-                    ran += 1;
-                }
-            }
-            if ran == 0 {
-                return;
-            }
-        }
-        panic!("it does not come to rest");
+        run_until_idle(&mut self.stores);
     }
 
     fn pass_ticks(&mut self, config: &StoreConfig, ticks: usize) {

@@ -7,11 +7,10 @@ use common::{config, eventually, key_in, Cluster};
 use parking_lot::{Condvar, Mutex};
 use raft::eraftpb::{Entry, HardState};
 use raftstore::{
-    AppliedState, Envelope, InProcessTransport, Index, InstallError, LogBatch, LogReadError,
-    LogReader, LogStore, LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError,
-    ReadError, ReadRequest, RegionCommands, RegionId, RegionSplit, RegionWrite, SnapshotMessage,
-    SnapshotSource, StateMachine, StateMachineError, Store, StoreFailure, StoreHandle, StoreId,
-    Stored, Term, Transport,
+    Envelope, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
+    LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, ReadError, ReadRequest,
+    RegionCommands, RegionId, RegionWrite, SnapshotMessage, StateMachine, StateMachineError, Store,
+    StoreFailure, StoreHandle, StoreId, Stored, Term, Transport,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -212,33 +211,7 @@ impl StateMachine for Fragile {
         self.map.apply(batch)
     }
 
-    fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
-        self.map.applied_state(region)
-    }
-
-    fn durable_index(&self, region: RegionId) -> Index {
-        self.map.durable_index(region)
-    }
-
-    fn split(&self, split: &RegionSplit) -> Result<(), StateMachineError> {
-        self.map.split(split)
-    }
-
-    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
-        self.map.snapshot(region)
-    }
-
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
-        self.map.install(snapshot)
-    }
-
-    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
-        self.map.destroy(region)
-    }
-
-    fn flush(&self) -> Result<(), StateMachineError> {
-        self.map.flush()
-    }
+    passes_on!(map: applied_state, durable_index, split, snapshot, install, destroy, flush);
 }
 
 #[test]

@@ -4,56 +4,16 @@
 mod common;
 
 use bytes::Bytes;
-use common::{config, eventually, Cluster, TestMap};
+use common::{config, described, eventually, lead, put, split_at, Cluster, TestMap};
 use raftstore::{
-    AdminRequest, MapCommand, MemoryLogStore, NewRegion, OrderedMap, Peer, PeerId, ProposeError,
-    ReadRequest, RegionDescription, RegionId, Regions, Role, SplitError, SplitRequest, StoreHandle,
-    StoreId,
+    MemoryLogStore, OrderedMap, ProposeError, ReadRequest, RegionDescription, RegionId, Regions,
+    SplitError, StoreHandle,
 };
 use std::sync::mpsc::Sender;
 use std::sync::Arc;
-use std::time::Duration;
 
 fn rid(id: u64) -> RegionId {
     RegionId::new(id)
-}
-
-/// A region with voters: `(peer, store)`.
-fn described(
-    id: u64,
-    start: &'static str,
-    end: &'static str,
-    peers: &[(u64, u64)],
-) -> RegionDescription {
-    let voters = peers.iter().map(|(peer, store)| {
-        let (peer, store) = (PeerId::new(*peer), StoreId::new(*store));
-        Peer::voter(peer, store)
-    });
-    let (start, end) = (Bytes::from_static(start.as_bytes()), Bytes::from_static(end.as_bytes()));
-    RegionDescription::new(rid(id), start, end, voters)
-}
-
-fn split(key: &'static str, id: u64, peers: &[u64]) -> AdminRequest {
-    AdminRequest::split(SplitRequest {
-        keys: vec![Bytes::from_static(key.as_bytes())],
-        regions: vec![NewRegion {
-            id: rid(id),
-            peers: peers.iter().map(|peer| PeerId::new(*peer)).collect(),
-        }],
-        parent_is_right: false,
-    })
-}
-
-fn lead(handle: &StoreHandle, id: u64) {
-    eventually("it leads", || {
-        handle.campaign(rid(id));
-        std::thread::park_timeout(Duration::from_millis(20));
-        handle.region_status(rid(id)).is_some_and(|status| status.role == Role::Leader)
-    });
-}
-
-fn put(handle: &StoreHandle, id: u64, key: &'static str) {
-    handle.propose(rid(id), MapCommand::put(key, "value").encode()).expect("it leads");
 }
 
 /// Two regions that tile the keys, on the first `stores` stores.
@@ -73,8 +33,8 @@ fn split_both(one: &StoreHandle, two: &StoreHandle, peers: [&[u64]; 2]) -> [Regi
     };
     let ((first, one_says), (second, two_says)) =
         (std::sync::mpsc::channel(), std::sync::mpsc::channel());
-    ask(one, 1, split("f", 3, peers[0]), first);
-    ask(two, 2, split("t", 3, peers[1]), second);
+    ask(one, 1, split_at("f", 3, peers[0]), first);
+    ask(two, 2, split_at("t", 3, peers[1]), second);
     [one_says, two_says].map(|answer| answer.recv().expect("an answer"))
 }
 
@@ -126,7 +86,7 @@ fn of_two_splits_with_one_id_on_one_store_the_second_is_refused() {
     assert!(handle.set_aside().is_empty());
     // What was refused may be asked again, with another id.
     let (region, key) = if answers[0].is_ok() { (2, "t") } else { (1, "f") };
-    handle.admin(rid(region), split(key, 4, &[41])).expect("a new id");
+    handle.admin(rid(region), split_at(key, 4, &[41])).expect("a new id");
     nothing_is_lost(&cluster);
 }
 
@@ -175,7 +135,7 @@ fn split_over_a_region_of_a_follower(peers: &[u64]) {
     lead(&first, 1);
     put(&second, 9, "x");
     put(&first, 1, "g");
-    first.admin(rid(1), split("f", 9, peers)).expect("two of three stores can");
+    first.admin(rid(1), split_at("f", 9, peers)).expect("two of three stores can");
     eventually("set aside", || second.set_aside().contains_key(&rid(1)));
     let reason = &second.set_aside()[&rid(1)];
     let expected = "would create region 9, which is here already: ids were handed out twice";

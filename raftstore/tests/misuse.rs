@@ -8,10 +8,9 @@ use common::{config, eventually, region, Cluster};
 use parking_lot::Mutex;
 use raft::eraftpb::Message;
 use raftstore::{
-    AppliedState, Envelope, Index, InstallError, MapCommand, MemoryLogStore, OrderedMap, Peer,
-    PeerId, ProposeError, ReadRequest, RegionCommands, RegionDescription, RegionEpoch, RegionId,
-    RegionState, SnapshotSource, StateMachine, StateMachineError, Store, StoreConfig, StoreFailure,
-    StoreHandle, StoreId,
+    AppliedState, Envelope, MapCommand, MemoryLogStore, OrderedMap, Peer, PeerId, ProposeError,
+    ReadRequest, RegionCommands, RegionDescription, RegionEpoch, RegionId, RegionState,
+    StateMachine, StateMachineError, Store, StoreConfig, StoreFailure, StoreHandle, StoreId,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -158,29 +157,7 @@ impl StateMachine for Faulty {
         self.map.applied_state(region)
     }
 
-    fn durable_index(&self, region: RegionId) -> Index {
-        self.map.durable_index(region)
-    }
-
-    fn split(&self, split: &raftstore::RegionSplit) -> Result<(), StateMachineError> {
-        self.map.split(split)
-    }
-
-    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
-        self.map.snapshot(region)
-    }
-
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
-        self.map.install(snapshot)
-    }
-
-    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
-        self.map.destroy(region)
-    }
-
-    fn flush(&self) -> Result<(), StateMachineError> {
-        self.map.flush()
-    }
+    passes_on!(map: durable_index, split, snapshot, install, destroy, flush);
 }
 
 #[test]

@@ -5,10 +5,10 @@ mod common;
 
 use common::{config, counted, eventually, run_until_idle};
 use raftstore::{
-    AdminRequest, AppliedState, Bytes, DrivenStore, InProcessTransport, Index, InstallError,
-    MapCommand, MemoryLogStore, OrderedMap, Peer, PeerChange, PeerId, Pieces, RegionCommands,
-    RegionDescription, RegionId, RegionSplit, Registry, SnapshotSource, StateMachine,
-    StateMachineError, Store, StoreBuilder, StoreId, Term, MAX_PIECE_BYTES,
+    AdminRequest, AppliedState, Bytes, DrivenStore, InProcessTransport, Index, MapCommand,
+    MemoryLogStore, OrderedMap, Peer, PeerChange, PeerId, Pieces, RegionDescription, RegionId,
+    Registry, SnapshotSource, StateMachine, StateMachineError, Store, StoreBuilder, StoreId, Term,
+    MAX_PIECE_BYTES,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -50,22 +50,6 @@ impl SnapshotSource for LyingSource {
 }
 
 impl StateMachine for Lying {
-    fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
-        self.inner.apply(batch)
-    }
-
-    fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
-        self.inner.applied_state(region)
-    }
-
-    fn durable_index(&self, region: RegionId) -> Index {
-        self.inner.durable_index(region)
-    }
-
-    fn split(&self, split: &RegionSplit) -> Result<(), StateMachineError> {
-        self.inner.split(split)
-    }
-
     fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
         let inner = self.inner.snapshot(region)?;
         let mut applied = inner.applied().clone();
@@ -90,17 +74,7 @@ impl StateMachine for Lying {
         Ok(Box::new(LyingSource { inner, applied, large_piece, panics }))
     }
 
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), InstallError> {
-        self.inner.install(snapshot)
-    }
-
-    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
-        self.inner.destroy(region)
-    }
-
-    fn flush(&self) -> Result<(), StateMachineError> {
-        self.inner.flush()
-    }
+    passes_on!(inner: apply, applied_state, durable_index, split, install, destroy, flush);
 }
 
 /// A store that cuts its logs soon.

@@ -4,16 +4,14 @@
 mod common;
 
 use bytes::Bytes;
-use common::{config, eventually, Cluster, TestMap};
+use common::{config, eventually, lead, put, Cluster, TestMap};
 use parking_lot::Mutex;
 use raftstore::{
-    AdminRequest, AppliedState, InProcessTransport, Index, MapCommand, MemoryLogStore, NewRegion,
-    OrderedMap, Peer, PeerChange, PeerId, RegionCommands, RegionDescription, RegionId, RegionSplit,
-    Role, SnapshotSource, SplitRequest, StateMachine, StateMachineError, Store, StoreHandle,
-    StoreId,
+    AdminRequest, AppliedState, InProcessTransport, Index, MemoryLogStore, NewRegion, OrderedMap,
+    Peer, PeerChange, PeerId, RegionDescription, RegionId, SplitRequest, StateMachine,
+    StateMachineError, Store, StoreId,
 };
 use std::sync::Arc;
-use std::time::Duration;
 
 fn rid(id: u64) -> RegionId {
     RegionId::new(id)
@@ -21,21 +19,7 @@ fn rid(id: u64) -> RegionId {
 
 /// A region with its one voter on store 1.
 fn described(id: u64, start: &'static str, end: &'static str, peer: u64) -> RegionDescription {
-    let (start, end) = (Bytes::from_static(start.as_bytes()), Bytes::from_static(end.as_bytes()));
-    let voter = Peer::voter(PeerId::new(peer), StoreId::new(1));
-    RegionDescription::new(rid(id), start, end, [voter])
-}
-
-fn lead(handle: &StoreHandle, id: u64) {
-    eventually("it leads", || {
-        handle.campaign(rid(id));
-        std::thread::park_timeout(Duration::from_millis(20));
-        handle.region_status(rid(id)).is_some_and(|status| status.role == Role::Leader)
-    });
-}
-
-fn put(handle: &StoreHandle, id: u64, key: &'static str) {
-    handle.propose(rid(id), MapCommand::put(key, "value").encode()).expect("it leads");
+    common::described(id, start, end, &[(peer, 1)])
 }
 
 /// What is told instead of a region's applied state.
@@ -52,10 +36,6 @@ struct Teller {
 }
 
 impl StateMachine for Teller {
-    fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
-        self.map.apply(batch)
-    }
-
     fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
         let tells = *self.tells.lock();
         match tells {
@@ -67,29 +47,7 @@ impl StateMachine for Teller {
         }
     }
 
-    fn durable_index(&self, region: RegionId) -> Index {
-        self.map.durable_index(region)
-    }
-
-    fn split(&self, split: &RegionSplit) -> Result<(), StateMachineError> {
-        self.map.split(split)
-    }
-
-    fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {
-        self.map.snapshot(region)
-    }
-
-    fn install(&self, snapshot: &mut dyn SnapshotSource) -> Result<(), raftstore::InstallError> {
-        self.map.install(snapshot)
-    }
-
-    fn destroy(&self, region: RegionId) -> Result<(), StateMachineError> {
-        self.map.destroy(region)
-    }
-
-    fn flush(&self) -> Result<(), StateMachineError> {
-        self.map.flush()
-    }
+    passes_on!(map: apply, durable_index, split, snapshot, install, destroy, flush);
 }
 
 impl TestMap for Teller {

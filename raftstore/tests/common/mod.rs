@@ -8,9 +8,9 @@ pub mod process;
 use bytes::Bytes;
 use prometheus::TextEncoder;
 use raftstore::{
-    Answer, DrivenStore, InProcessTransport, Index, LogStore, MemoryLogStore, OrderedMap, Peer,
-    PeerId, PeerRole, RegionDescription, RegionId, Registry, StateMachine, Store, StoreConfig,
-    StoreHandle, StoreId,
+    AdminRequest, Answer, DrivenStore, InProcessTransport, Index, LogStore, MapCommand,
+    MemoryLogStore, NewRegion, OrderedMap, Peer, PeerId, PeerRole, RegionDescription, RegionId,
+    Registry, Role, SplitRequest, StateMachine, Store, StoreConfig, StoreHandle, StoreId,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +50,43 @@ pub fn region(id: u64, count: u64) -> RegionDescription {
     RegionDescription::new(RegionId::new(id), bound(id - 1), bound(id), (1..=3).map(voter))
 }
 
+/// A region with voters: `(peer, store)`.
+pub fn described(
+    id: u64,
+    start: &'static str,
+    end: &'static str,
+    peers: &[(u64, u64)],
+) -> RegionDescription {
+    let voter = |(peer, store): &(u64, u64)| Peer::voter(PeerId::new(*peer), StoreId::new(*store));
+    RegionDescription::new(RegionId::new(id), start, end, peers.iter().map(voter))
+}
+
+/// A split at one key.
+pub fn split_at(key: &'static str, id: u64, peers: &[u64]) -> AdminRequest {
+    let peers = peers.iter().map(|peer| PeerId::new(*peer)).collect();
+    AdminRequest::split(SplitRequest {
+        keys: vec![key.into()],
+        regions: vec![NewRegion { id: RegionId::new(id), peers }],
+        parent_is_right: false,
+    })
+}
+
+/// Asks a store to stand for election until it leads.
+pub fn lead(handle: &StoreHandle, id: u64) {
+    let region = RegionId::new(id);
+    eventually("it leads", || {
+        handle.campaign(region);
+        std::thread::park_timeout(Duration::from_millis(20));
+        handle.region_status(region).is_some_and(|status| status.role == Role::Leader)
+    });
+}
+
+/// Puts a key at the leader.
+pub fn put(handle: &StoreHandle, id: u64, key: &'static str) {
+    let command = MapCommand::put(key, "value").encode();
+    handle.propose(RegionId::new(id), command).expect("it leads");
+}
+
 pub fn regions(count: u64) -> Vec<RegionDescription> {
     (1..=count).map(|id| region(id, count)).collect()
 }
@@ -57,6 +94,64 @@ pub fn regions(count: u64) -> Vec<RegionDescription> {
 /// A key in the range that [`region`] gives a region.
 pub fn key_in(region: RegionId, name: impl std::fmt::Display) -> String {
     format!("{:04}/{name}", region.get() - 1)
+}
+
+/// Within an implementation of `StateMachine`: these methods are those of a field.
+#[macro_export]
+macro_rules! passes_on {
+    ($field:ident: $($method:ident),+) => { $($crate::passes_on!(@$method $field);)+ };
+    (@apply $field:ident) => {
+        fn apply(
+            &self,
+            batch: &mut [raftstore::RegionCommands],
+        ) -> Result<(), raftstore::StateMachineError> {
+            self.$field.apply(batch)
+        }
+    };
+    (@applied_state $field:ident) => {
+        fn applied_state(
+            &self,
+            region: raftstore::RegionId,
+        ) -> Result<Option<raftstore::AppliedState>, raftstore::StateMachineError> {
+            self.$field.applied_state(region)
+        }
+    };
+    (@durable_index $field:ident) => {
+        fn durable_index(&self, region: raftstore::RegionId) -> raftstore::Index {
+            self.$field.durable_index(region)
+        }
+    };
+    (@split $field:ident) => {
+        fn split(&self, split: &raftstore::RegionSplit) -> Result<(), raftstore::StateMachineError> {
+            self.$field.split(split)
+        }
+    };
+    (@snapshot $field:ident) => {
+        fn snapshot(
+            &self,
+            region: raftstore::RegionId,
+        ) -> Result<Box<dyn raftstore::SnapshotSource>, raftstore::StateMachineError> {
+            self.$field.snapshot(region)
+        }
+    };
+    (@install $field:ident) => {
+        fn install(
+            &self,
+            snapshot: &mut dyn raftstore::SnapshotSource,
+        ) -> Result<(), raftstore::InstallError> {
+            self.$field.install(snapshot)
+        }
+    };
+    (@destroy $field:ident) => {
+        fn destroy(&self, region: raftstore::RegionId) -> Result<(), raftstore::StateMachineError> {
+            self.$field.destroy(region)
+        }
+    };
+    (@flush $field:ident) => {
+        fn flush(&self) -> Result<(), raftstore::StateMachineError> {
+            self.$field.flush()
+        }
+    };
 }
 
 /// What tests ask of a state machine that takes `MapCommand`s.
