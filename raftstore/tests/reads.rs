@@ -153,20 +153,35 @@ fn write_elsewhere(cluster: &Cluster, value: u64) {
     }
 }
 
-#[test]
-fn a_leader_that_hands_over_and_hears_nothing_more_does_not_read_by_its_lease() {
+/// Whether the leader on the first store knows that all have all of its log.
+fn knows_all_to_follow(cluster: &Cluster) -> bool {
+    let info = cluster.handle(0).region(REGION).expect("there");
+    info.peers.len() == 3 && info.peers.iter().all(|peer| peer.lag == 0)
+}
+
+/// What the deposed leader is asked for comes within its old lease, or it says nothing: whether it did.
+fn hands_over_and_hears_nothing_more() -> bool {
     let cluster = led(&slow_elections());
+    // Else the peer it hands over to would have to tell first how far it has come.
+    eventually("all follow", || knows_all_to_follow(&cluster));
     // From here on it is not told that it is followed no more.
     cluster.network.disconnect(StoreId::new(1));
-    assert_eq!(way_of(&cluster, 0), Ok(ReadWay::Lease));
+    let start = Instant::now();
+    let had_lease = way_of(&cluster, 0) == Ok(ReadWay::Lease);
     let to = Some(PeerId::new(12));
     cluster.handle(0).admin_with(REGION, AdminRequest::transfer_leader(to), |_| ());
-    let lease = slow_elections().raft.tick_interval * 45;
-    let start = Instant::now();
     write_elsewhere(&cluster, 2);
-    assert!(start.elapsed() < lease, "too late to say anything: {:?}", start.elapsed());
+    let lease = slow_elections().raft.tick_interval * 45;
+    let in_time = start.elapsed() < lease;
     reads_nothing_old(&cluster, 1);
     cluster.shutdown();
+    had_lease && in_time
+}
+
+#[test]
+fn a_leader_that_hands_over_and_hears_nothing_more_does_not_read_by_its_lease() {
+    // On a busy machine it may come too late to say anything.
+    assert!((0..5).any(|_| hands_over_and_hears_nothing_more()), "never in time");
 }
 
 /// A network from which one store at a time is cut off, in both directions.
