@@ -32,7 +32,7 @@ fn check_entry(bytes: &[u8]) {
         return;
     };
     let region = RegionId::new(1);
-    let Ok(command) = Command::decode(region, &entry) else { return };
+    let Ok(command) = Command::decode(region, entry.clone()) else { return };
     // A command is understood only if nothing about its entry was overlooked.
     let whole = Entry {
         entry_type: entry.entry_type,
@@ -46,7 +46,7 @@ fn check_entry(bytes: &[u8]) {
     assert_eq!(entry.write_to_bytes().ok(), whole.write_to_bytes().ok(), "{command:?}");
     let written = Bytes::from(entry.write_to_bytes().expect("writing to memory"));
     let again = Entry::parse_from_carllerche_bytes(&written).expect("what was written is read");
-    assert_eq!(Command::decode(region, &again), Ok(command));
+    assert_eq!(Command::decode(region, again), Ok(command));
 }
 
 /// A hard state as the log store reads it.

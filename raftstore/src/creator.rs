@@ -73,7 +73,7 @@ impl Creator {
                 hard_state: (!initialised).then(HardState::default),
                 clear: !initialised,
                 truncated: (!initialised).then_some(TruncatedState::INITIAL),
-                record: Some(record),
+                record: Some(Box::new(record)),
                 ..RegionWrite::default()
             }
         }));

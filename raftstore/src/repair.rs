@@ -151,7 +151,7 @@ impl Creator {
         flush(&*self.state_machine)?;
         self.write(RegionWrite {
             region_id: last.description.id,
-            record: Some(RegionRecord::tombstone(last, peer)),
+            record: Some(Box::new(RegionRecord::tombstone(last, peer))),
             ..RegionWrite::default()
         })
     }

@@ -136,7 +136,7 @@ fn a_peer_that_heard_of_its_region_and_died_when_it_was_created_keeps_its_vote()
         // As it was written for a message, and then by the bootstrap; the process ended before the region heard.
         let before = RegionWrite {
             region_id: rid(1),
-            record: Some(RegionRecord::new(nothing, PeerId::new(12))),
+            record: Some(Box::new(RegionRecord::new(nothing, PeerId::new(12)))),
             hard_state: Some(hard_state.clone()),
             truncated: Some(TruncatedState::INITIAL),
             clear: true,
@@ -144,7 +144,7 @@ fn a_peer_that_heard_of_its_region_and_died_when_it_was_created_keeps_its_vote()
         };
         let after = RegionWrite {
             region_id: rid(1),
-            record: Some(RegionRecord::new(three(1), PeerId::new(12))),
+            record: Some(Box::new(RegionRecord::new(three(1), PeerId::new(12)))),
             ..RegionWrite::default()
         };
         for (write, ident) in [(before, Some(ident)), (after, None)] {

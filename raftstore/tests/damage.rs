@@ -62,7 +62,7 @@ fn write_log(dir: &Path) -> BTreeMap<u64, Region> {
             entries: BTreeMap::new(),
         });
         if step < REGIONS {
-            write.record = Some(region.record.clone());
+            write.record = Some(Box::new(region.record.clone()));
         }
         let next = region.entries.keys().next_back().map_or(6, |last| last + 1);
         for index in next..next + 1 + step % 3 {

@@ -121,10 +121,10 @@ fn a_log_batch_covers_hard_states_and_entries_across_a_restart() {
             region_id: RegionId::new(id),
             entries: vec![entry(6), entry(7)],
             hard_state: Some(hard_state),
-            record: Some(raftstore::RegionRecord::new(
+            record: Some(Box::new(raftstore::RegionRecord::new(
                 description.clone(),
                 description.peers[0].id,
-            )),
+            ))),
             ..RegionWrite::default()
         });
     }

@@ -16,8 +16,8 @@
 //! in between does it no harm.) An entry with neither header nor payload is the one with which a leader
 //! opens its term or, of raft-rs's type for changes of peers, leaves a joint configuration.
 //!
-//! Caveat: encoded headers are cached ([`HeaderCache`]), so that a proposal costs a reference count
-//! instead of an allocation.
+//! Caveat: headers are not encoded for each proposal. Those of most epochs are static, others are cached by
+//! the region ([`HeaderCache`]).
 
 use bytes::Bytes;
 use protobuf::Message as _;
@@ -29,6 +29,26 @@ use crate::split::SplitRequest;
 
 /// Format of the header that this version writes, the only one that it reads.
 const FORMAT: u8 = 1;
+
+/// [`CommandKind::User`], encoded.
+const USER: u8 = 1;
+
+/// Epochs whose versions are below this have a header of four bytes.
+const SHORT_VERSIONS: usize = 1 << 7;
+
+/// Headers of user commands in all short epochs, by `conf_ver` and then `version`. An entry is cloned a dozen
+/// times on its way through three peers; clones of what is static need no reference count, for which the
+/// pollers of several stores would contend.
+static SHORT_HEADERS: [[u8; 4]; SHORT_VERSIONS * SHORT_VERSIONS] = {
+    let mut headers = [[FORMAT, USER, 0, 0]; SHORT_VERSIONS * SHORT_VERSIONS];
+    let mut at = 0;
+    while at < headers.len() {
+        headers[at][2] = (at / SHORT_VERSIONS) as u8;
+        headers[at][3] = (at % SHORT_VERSIONS) as u8;
+        at += 1;
+    }
+    headers
+};
 
 /// Payload size of a [`CommandKind::CompactLog`]: the index, little-endian.
 const COMPACT_LOG_BYTES: usize = 8;
@@ -102,18 +122,14 @@ pub struct CommandError {
 }
 
 impl Command {
-    /// Reads a committed entry.
+    /// Reads a committed entry, and takes its payload.
     ///
     /// # Errors
     /// If the entry is of a type, format or kind unknown here, has a field unknown here, or its
     /// header or payload is cut.
-    pub fn decode(region_id: RegionId, entry: &Entry) -> Result<Command, CommandError> {
-        decode(entry).map_err(|cause| CommandError {
-            region_id,
-            index: Index::new(entry.index),
-            term: Term::new(entry.term),
-            cause,
-        })
+    pub fn decode(region_id: RegionId, entry: Entry) -> Result<Command, CommandError> {
+        let (index, term) = (Index::new(entry.index), Term::new(entry.term));
+        decode(entry).map_err(|cause| CommandError { region_id, index, term, cause })
     }
 }
 
@@ -123,8 +139,8 @@ pub(crate) fn has_unknown_fields(entry: &Entry) -> bool {
     entry.unknown_fields.fields.as_ref().is_some_and(|fields| !fields.is_empty())
 }
 
-fn decode(entry: &Entry) -> Result<Command, &'static str> {
-    if has_unknown_fields(entry) {
+fn decode(entry: Entry) -> Result<Command, &'static str> {
+    if has_unknown_fields(&entry) {
         return Err("it has a field that is not known here");
     }
     let changes_peers = match entry.get_entry_type() {
@@ -157,7 +173,7 @@ fn decode(entry: &Entry) -> Result<Command, &'static str> {
                 false => Ok(Command::ChangePeers { epoch, change }),
             }
         }
-        CommandKind::User => Ok(Command::User { epoch, payload: entry.data.clone() }),
+        CommandKind::User => Ok(Command::User { epoch, payload: entry.data }),
         CommandKind::CompactLog => {
             let bytes: [u8; COMPACT_LOG_BYTES] =
                 entry.data.as_ref().try_into().map_err(|_| "its index is not 8 bytes long")?;
@@ -173,8 +189,8 @@ fn decode_header(header: &[u8]) -> Result<(CommandKind, RegionEpoch), &'static s
     if *format != FORMAT {
         return Err("its header has an unknown format");
     }
-    let kind = match kind {
-        1 => CommandKind::User,
+    let kind = match *kind {
+        USER => CommandKind::User,
         2 => CommandKind::CompactLog,
         3 => CommandKind::Split,
         4 => CommandKind::ChangePeers,
@@ -215,7 +231,7 @@ fn encode_header(kind: CommandKind, epoch: RegionEpoch) -> Bytes {
     let mut bytes = Vec::with_capacity(MAX_HEADER_BYTES);
     bytes.push(FORMAT);
     bytes.push(match kind {
-        CommandKind::User => 1,
+        CommandKind::User => USER,
         CommandKind::CompactLog => 2,
         CommandKind::Split => 3,
         CommandKind::ChangePeers => 4,
@@ -238,18 +254,28 @@ pub(crate) struct HeaderCache {
 impl HeaderCache {
     /// An entry, without index and term, for a user's command.
     pub(crate) fn user_entry(&mut self, epoch: RegionEpoch, payload: Bytes) -> Entry {
+        let context = short_header(epoch).unwrap_or_else(|| self.long_header(epoch));
+        Entry { data: payload, context, ..Entry::default() }
+    }
+
+    fn long_header(&mut self, epoch: RegionEpoch) -> Bytes {
         if self.epoch != epoch || self.user.is_none() {
             self.epoch = epoch;
             self.user = Some(encode_header(CommandKind::User, epoch));
         }
-        let context = self.user.clone().unwrap_or_default();
-        Entry { data: payload, context, ..Entry::default() }
+        self.user.clone().unwrap_or_default()
     }
 
     /// Gives the memory back; the next proposal encodes anew.
     pub(crate) fn shrink(&mut self) {
         self.user = None;
     }
+}
+
+fn short_header(epoch: RegionEpoch) -> Option<Bytes> {
+    let short = |version: u64| usize::try_from(version).ok().filter(|at| *at < SHORT_VERSIONS);
+    let (conf_ver, version) = (short(epoch.conf_ver)?, short(epoch.version)?);
+    Some(Bytes::from_static(&SHORT_HEADERS[conf_ver * SHORT_VERSIONS + version]))
 }
 
 /// An entry, without index and term, that tells all peers to cut their logs after `index`.
@@ -297,38 +323,49 @@ mod tests {
             let entry = cache.user_entry(epoch, payload.clone());
             assert_eq!(entry.data.as_ptr(), payload.as_ptr(), "the payload is not copied");
             assert!(entry.context.len() <= MAX_HEADER_BYTES);
-            assert_eq!(Command::decode(REGION, &entry), Ok(Command::User { epoch, payload }));
+            assert_eq!(Command::decode(REGION, entry), Ok(Command::User { epoch, payload }));
             let index = Index::new(99);
             let entry = compact_log_entry(epoch, index);
-            assert_eq!(Command::decode(REGION, &entry), Ok(Command::CompactLog { epoch, index }));
+            assert_eq!(Command::decode(REGION, entry), Ok(Command::CompactLog { epoch, index }));
         }
-        assert_eq!(Command::decode(REGION, &Entry::default()), Ok(Command::Empty));
+        assert_eq!(Command::decode(REGION, Entry::default()), Ok(Command::Empty));
+    }
+
+    #[test]
+    fn a_static_header_is_the_one_that_would_be_encoded() {
+        for (conf_ver, version) in [(0, 0), (1, 1), (3, 127), (127, 0), (127, 127)] {
+            let epoch = RegionEpoch { conf_ver, version };
+            assert_eq!(short_header(epoch), Some(encode_header(CommandKind::User, epoch)));
+        }
+        for (conf_ver, version) in [(128, 0), (0, 128), (u64::MAX, 1)] {
+            assert_eq!(short_header(RegionEpoch { conf_ver, version }), None);
+        }
     }
 
     #[test]
     fn an_empty_user_command_is_not_taken_for_a_leaders_first_entry() {
         let epoch = RegionEpoch { conf_ver: 1, version: 1 };
         let entry = HeaderCache::default().user_entry(epoch, Bytes::new());
-        assert!(matches!(Command::decode(REGION, &entry), Ok(Command::User { .. })));
+        assert!(matches!(Command::decode(REGION, entry), Ok(Command::User { .. })));
     }
 
     #[test]
     fn an_entry_with_a_field_unknown_here_is_not_understood() {
         let mut entry = HeaderCache::default().user_entry(RegionEpoch::default(), "put".into());
-        assert!(Command::decode(REGION, &entry).is_ok());
+        assert!(Command::decode(REGION, entry.clone()).is_ok());
         entry.unknown_fields.add_varint(100, 7);
-        let error = Command::decode(REGION, &entry).unwrap_err();
+        let error = Command::decode(REGION, entry).unwrap_err();
         assert_eq!(error.cause, "it has a field that is not known here");
     }
 
     #[test]
     fn the_header_is_encoded_once_an_epoch() {
         let mut cache = HeaderCache::default();
-        let epoch = RegionEpoch { conf_ver: 1, version: 1 };
+        let epoch = RegionEpoch { conf_ver: 1, version: 1_000 };
         let first = cache.user_entry(epoch, Bytes::new());
         let second = cache.user_entry(epoch, Bytes::new());
         assert_eq!(first.context.as_ptr(), second.context.as_ptr());
-        let moved = cache.user_entry(RegionEpoch { conf_ver: 2, version: 1 }, Bytes::new());
+        let moved = cache.user_entry(RegionEpoch { conf_ver: 2, version: 1_000 }, Bytes::new());
         assert_ne!(first.context, moved.context);
     }
 
@@ -348,7 +385,7 @@ mod tests {
         bad.push(Entry { entry_type: EntryType::EntryConfChange, ..good });
         for mut entry in bad {
             entry.index = 12;
-            let error = Command::decode(REGION, &entry).unwrap_err();
+            let error = Command::decode(REGION, entry).unwrap_err();
             assert!(error.to_string().starts_with("region 4: entry 12 of"), "{error}");
         }
     }

@@ -73,7 +73,7 @@ pub(crate) fn emit(
             Some(proposal) => (Some(proposal.callback), proposal.stamp),
             None => (None, 0),
         };
-        let stale = match Command::decode(description.id, &entry)? {
+        let stale = match Command::decode(description.id, entry)? {
             Command::User { epoch, payload } if epoch == own => {
                 emission.commands.push(ApplyCommand { index, term, payload, callback, stamp });
                 continue;

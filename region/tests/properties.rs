@@ -507,6 +507,6 @@ fn decode_all(bytes: &[u8]) {
         let (context, data) = bytes.split_at(split.min(bytes.len()));
         let (context, data) = (context.to_vec().into(), data.to_vec().into());
         let entry = Entry { context, data, ..Entry::default() };
-        let _ = Command::decode(RegionId::new(1), &entry);
+        let _ = Command::decode(RegionId::new(1), entry);
     }
 }

@@ -68,7 +68,7 @@ impl Model {
             }
             let mut write = RegionWrite { region_id: RegionId::new(id), ..RegionWrite::default() };
             let region = self.regions.entry(id).or_insert_with(|| {
-                write.record = Some(record(id));
+                write.record = Some(Box::new(record(id)));
                 Region { term: 5, truncated: 5, entries: BTreeMap::new() }
             });
             region.draw(&mut write, random);
@@ -306,7 +306,7 @@ fn entries_torn_in_front_of_a_whole_batch_are_cut_off_with_it() {
         let write = |index: u64, length: usize, sync: bool| {
             let data = Bytes::from(vec![index as u8; length]);
             let entries = vec![Entry { index, term: 5, data, ..Entry::default() }];
-            let record = (index == 6).then(|| record(1));
+            let record = (index == 6).then(|| Box::new(record(1)));
             let region_id = RegionId::new(1);
             let write = RegionWrite { region_id, entries, record, ..RegionWrite::default() };
             log.write(&mut LogBatch { writes: vec![write], ident: None }, sync).expect("written");

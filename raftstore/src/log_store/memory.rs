@@ -20,7 +20,7 @@ pub struct MemoryLogStore {
 
 #[derive(Debug)]
 struct RegionLog {
-    record: Option<RegionRecord>,
+    record: Option<Box<RegionRecord>>,
     hard_state: Option<HardState>,
     truncated: TruncatedState,
     /// Contiguous; the first follows `truncated`.
@@ -140,7 +140,7 @@ impl LogStore for MemoryLogStore {
             for log in shard.lock().values() {
                 let Some(record) = log.record.clone() else { continue };
                 stored.regions.push(StoredRegion {
-                    record,
+                    record: *record,
                     hard_state: log.hard_state.clone(),
                     truncated: log.truncated,
                     last_index: log.last_index(),

@@ -30,8 +30,8 @@ pub struct RegionWrite {
     pub hard_state: Option<HardState>,
     /// The log begins after this index from now on.
     pub truncated: Option<TruncatedState>,
-    /// The region's record, whole.
-    pub record: Option<RegionRecord>,
+    /// The region's record, whole. Most writes have none, so it does not make them all large.
+    pub record: Option<Box<RegionRecord>>,
 }
 
 /// Writes for many regions.

@@ -153,7 +153,7 @@ pub(crate) fn tombstone(last: &Removal, peer: PeerId) -> RegionWrite {
         clear: true,
         truncated: Some(TruncatedState::INITIAL),
         hard_state: Some(HardState::default()),
-        record: Some(record),
+        record: Some(Box::new(record)),
         ..RegionWrite::default()
     }
 }

@@ -34,6 +34,33 @@ struct RegionTask {
     change: Option<Box<TaskChange>>,
 }
 
+/// Commands of several regions, as the state machine gets them, and who waits for them.
+#[derive(Default)]
+struct Run {
+    batch: Vec<RegionCommands>,
+    /// One for each region of the batch.
+    parts: Vec<RunPart>,
+}
+
+/// What a run knows of a region beside its commands.
+struct RunPart {
+    slot: u32,
+    region_id: RegionId,
+    /// Up to where it is applied after its commands.
+    applied: Index,
+    /// One for each command.
+    waiting: Vec<Waiting>,
+}
+
+impl Run {
+    fn push(&mut self, task: RegionTask) {
+        let RegionTask { slot, commands, waiting, change: _ } = task;
+        let (region_id, applied) = (commands.region_id, commands.applied.index);
+        self.batch.push(commands);
+        self.parts.push(RunPart { slot, region_id, applied, waiting });
+    }
+}
+
 /// Who waits for a command.
 struct Waiting {
     index: Index,
@@ -191,7 +218,7 @@ impl Applier {
         metrics: &mut LocalMetrics,
     ) -> Vec<(u32, RegionId, Index)> {
         let mut done = Vec::with_capacity(tasks.len());
-        let mut run: Vec<RegionTask> = Vec::new();
+        let mut run = Run::default();
         for mut task in tasks {
             let Some(change) = task.change.take() else {
                 run.push(task);
@@ -223,24 +250,23 @@ impl Applier {
         done
     }
 
+    /// Whether it was applied. The run is empty afterwards.
     fn apply_run(
         &self,
-        run: &mut Vec<RegionTask>,
+        run: &mut Run,
         respond: &mut RespondStation,
         metrics: &mut LocalMetrics,
         done: &mut Vec<(u32, RegionId, Index)>,
     ) -> bool {
-        if run.is_empty() {
+        if run.parts.is_empty() {
             return true;
         }
         let applied = self.apply(run, respond, metrics);
         if applied {
-            let reached = |task: &RegionTask| {
-                (task.slot, task.commands.region_id, task.commands.applied.index)
-            };
-            done.extend(run.iter().map(reached));
+            done.extend(run.parts.iter().map(|part| (part.slot, part.region_id, part.applied)));
         }
-        run.clear();
+        run.batch.clear();
+        run.parts.clear();
         applied
     }
 
@@ -285,44 +311,36 @@ impl Applier {
     /// Whether it was applied.
     fn apply(
         &self,
-        tasks: &mut [RegionTask],
+        Run { batch, parts }: &mut Run,
         respond: &mut RespondStation,
         metrics: &mut LocalMetrics,
     ) -> bool {
         let start = self.clock.now();
-        let mut batch: Vec<RegionCommands> = tasks
-            .iter_mut()
-            .map(|task| RegionCommands {
-                region_id: task.commands.region_id,
-                commands: std::mem::take(&mut task.commands.commands),
-                applied: task.commands.applied.clone(),
-            })
-            .collect();
-        let applied = catch_unwind(AssertUnwindSafe(|| self.state_machine.apply(&mut batch)));
+        let applied = catch_unwind(AssertUnwindSafe(|| self.state_machine.apply(batch)));
         let failure = match applied {
-            Ok(Ok(())) => altered(tasks, &batch).map(StoreFailure::StateMachine),
+            Ok(Ok(())) => altered(parts, batch).map(StoreFailure::StateMachine),
             Ok(Err(error)) => Some(StoreFailure::StateMachine(error)),
             Err(_) => Some(StoreFailure::Panicked("the state machine")),
         };
         if let Some(failure) = failure {
             self.health.fail(failure);
-            for task in tasks {
-                let region_id = task.commands.region_id;
+            for part in parts {
+                let region_id = part.region_id;
                 let reason = "the store failed while it was applied";
-                for callback in task.waiting.drain(..).filter_map(|waiting| waiting.callback) {
+                for callback in part.waiting.drain(..).filter_map(|waiting| waiting.callback) {
                     respond.add(callback, Err(ProposeError::Unknown { region_id, reason }));
                 }
             }
             return false;
         }
         metrics.observe(Stage::Apply, self.clock.now().saturating_sub(start));
-        for (task, done) in tasks.iter_mut().zip(batch) {
+        for (part, done) in parts.iter_mut().zip(batch.drain(..)) {
             metrics.applied.inc_by(done.commands.len() as u64);
-            if let Some(first) = task.waiting.iter().find(|waiting| waiting.callback.is_some()) {
+            if let Some(first) = part.waiting.iter().find(|waiting| waiting.callback.is_some()) {
                 let committed = start.saturating_sub(Duration::from_nanos(first.stamp));
                 metrics.observe(Stage::Send, committed);
             }
-            for (waiting, command) in task.waiting.drain(..).zip(done.commands) {
+            for (waiting, command) in part.waiting.drain(..).zip(done.commands) {
                 let Some(callback) = waiting.callback else { continue };
                 let response = Response {
                     region_id: done.region_id,
@@ -338,18 +356,14 @@ impl Applier {
 }
 
 /// What a state machine must not do: take commands away, add some or move them, since answers go by position.
-fn altered(tasks: &[RegionTask], batch: &[RegionCommands]) -> Option<StateMachineError> {
-    if tasks.len() != batch.len() {
-        let (given, left) = (tasks.len(), batch.len());
-        return Some(StateMachineError(format!("it made {left} of the {given} parts of a batch")));
-    }
-    let is_kept = |task: &RegionTask, done: &RegionCommands| {
-        let indexes = task.waiting.iter().map(|waiting| waiting.index);
-        task.commands.region_id == done.region_id
+fn altered(parts: &[RunPart], batch: &[RegionCommands]) -> Option<StateMachineError> {
+    let is_kept = |part: &RunPart, done: &RegionCommands| {
+        let indexes = part.waiting.iter().map(|waiting| waiting.index);
+        part.region_id == done.region_id
             && indexes.eq(done.commands.iter().map(|command| command.index))
     };
-    let (task, _) = tasks.iter().zip(batch).find(|(task, done)| !is_kept(task, done))?;
-    let region = task.commands.region_id;
+    let (part, _) = parts.iter().zip(batch).find(|(part, done)| !is_kept(part, done))?;
+    let region = part.region_id;
     Some(StateMachineError(format!(
         "it moved commands of region {region}, or changed their number"
     )))

@@ -241,10 +241,10 @@ fn add_to_batch(batch: &mut LogBatch, write: &mut LogWrite) {
     };
     for record in write.records.drain(..) {
         match record.description.id == region_id {
-            true => own.record = Some(record),
+            true => own.record = Some(Box::new(record)),
             false => batch.writes.push(RegionWrite {
                 region_id: record.description.id,
-                record: Some(record),
+                record: Some(Box::new(record)),
                 ..RegionWrite::default()
             }),
         }

@@ -9,7 +9,7 @@ pub fn role_change(change: &RoleChange) -> String {
 }
 
 fn entry(entry: &Entry) -> String {
-    let what = match Command::decode(RegionId::new(1), entry) {
+    let what = match Command::decode(RegionId::new(1), entry.clone()) {
         Ok(Command::Empty) => "-".into(),
         Ok(Command::User { payload, .. }) => payload_text(&payload),
         Ok(Command::Split { request, .. }) => format!("split at {:?}", request.keys),

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 #[derive(Clone, Debug)]
 pub struct RegionLog {
     /// The record, once written.
-    pub record: Option<RegionRecord>,
+    pub record: Option<Box<RegionRecord>>,
     /// The hard state, once written.
     pub hard_state: Option<HardState>,
     /// Where the log begins.
@@ -119,7 +119,7 @@ impl Image {
     /// What a log store tells when it is opened.
     pub fn stored(&self) -> Stored {
         let regions = self.regions.values().filter_map(|log| {
-            let record = log.record.clone()?;
+            let record = *log.record.clone()?;
             let (truncated, last_index) = match record.description.is_initialised() {
                 true => (log.truncated, log.last_index()),
                 false if log.entries.is_empty() => (TruncatedState::NOTHING, 0),
@@ -254,7 +254,7 @@ fn check(store: u64, write: &RegionWrite, log: &RegionLog, ledger: &mut Ledger) 
     // The tombstone ends what the peer has promised; one that comes later begins anew.
     let other_peer =
         |record: &RegionRecord| record.tombstone || !record.description.is_initialised();
-    if write.clear && write.record.as_ref().is_some_and(other_peer) {
+    if write.clear && write.record.as_deref().is_some_and(other_peer) {
         return;
     }
     if let (Some(new), Some(old)) = (&write.hard_state, &log.hard_state) {

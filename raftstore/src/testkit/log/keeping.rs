@@ -29,7 +29,7 @@ fn parts_are_replaced_whole_or_stay<S: LogStoreSubject>(subject: &S) {
                 write.hard_state = Some(hard_state(7, 0, 0));
             }),
         ),
-        ("a record", model.write(|write| write.record = Some(changed))),
+        ("a record", model.write(|write| write.record = Some(Box::new(changed)))),
         ("a truncated index", model.write(|write| write.truncated = Some(truncated(8, 6)))),
         ("nothing", model.write(|_| {})),
     ];

@@ -195,7 +195,7 @@ struct Model {
     log: Vec<Entry>,
     truncated: TruncatedState,
     hard_state: Option<HardState>,
-    record: Option<RegionRecord>,
+    record: Option<Box<RegionRecord>>,
 }
 
 impl Model {
@@ -207,7 +207,7 @@ impl Model {
     /// With a record, as a region begins.
     fn begin(id: u64) -> (Self, RegionWrite) {
         let mut model = Self::new(id);
-        let write = model.write(|write| write.record = Some(record(id, false)));
+        let write = model.write(|write| write.record = Some(Box::new(record(id, false))));
         (model, write)
     }
 
@@ -249,7 +249,7 @@ impl Model {
 
     fn check_parts(&self, rule: &str, what: &str, found: &StoredRegion) {
         let text = |part: &str| format!("{what}, {part} of region {}", self.id);
-        expect(rule, &text("record"), self.record.as_ref(), Some(&found.record));
+        expect(rule, &text("record"), self.record.as_deref(), Some(&found.record));
         expect(rule, &text("hard state"), &self.hard_state, &found.hard_state);
         expect(rule, &text("truncated index"), self.truncated, found.truncated);
         expect(rule, &text("last index"), self.last_index(), found.last_index.get());

@@ -45,7 +45,7 @@ fn what_was_replaced_stays_away<S: LogStoreSubject>(subject: &S) {
     let [destroyed, voted, cut, replaced, _, late, moved] = &mut models[..] else { unreachable!() };
     let writes = vec![
         destroyed.write(|write| {
-            write.record = Some(record(1, true));
+            write.record = Some(Box::new(record(1, true)));
             write.truncated = Some(truncated(11, 6));
         }),
         voted.write(|write| write.hard_state = Some(hard_state(9, 0, 0))),
