@@ -345,6 +345,11 @@ impl Region {
             return Ok(!says_more);
         }
         if told.peer(self.peer.id).is_none() {
+            if self.pending.is_amid_split() {
+                // The children's records are written, and here they begin with this region's contents. It will
+                // be told again.
+                return Ok(true);
+            }
             let (index, term) = (envelope.message.commit, envelope.message.commit_term);
             let sound = !says_more && index >= INITIAL_INDEX.get() && term >= INITIAL_TERM.get();
             let left_at =

@@ -80,6 +80,12 @@ impl Pending {
             || !self.rest.is_empty()
     }
 
+    /// Whether a split waits for the write of its children's records.
+    pub(crate) fn is_amid_split(&self) -> bool {
+        let blocked = self.blocked.as_ref().and_then(|blocked| blocked.batch.change.as_ref());
+        matches!(blocked, Some(RegionChange::Split { .. }))
+    }
+
     /// Whether `collect` would give something that raft-rs knows nothing of.
     pub(crate) fn has_work(&self, writes: &Writes, applying: &Applying) -> bool {
         let answers = self.answer.as_ref().is_some_and(|waiting| writes.is_persisted(waiting.0));

@@ -479,6 +479,7 @@ scripts! {
     read_index_shared
     read_waits_for_own_term
     removed_peer_that_was_cut_off_learns_it_when_it_asks_for_votes
+    removal_waits_for_a_split_under_way
     snapshot_replaces_a_longer_log
     split_is_applied_after_its_records_are_durable
     transfer_of_leadership
