@@ -43,6 +43,9 @@ impl World {
         if !self.wait(patience_us(election_us), World::nobody_waits) {
             return self.violation_or("every proposal is answered", "some are still waiting");
         }
+        if !self.wait(patience_us(election_us), World::no_order_waits) {
+            return self.violation_or("orders are reported once", "some are not reported");
+        }
         if !self.cut_logs() {
             return self.violation_or("logs are cut", "a log is longer than twice its limit");
         }
@@ -94,6 +97,9 @@ impl World {
 
     fn heal(&mut self) {
         self.load = false;
+        if let Some(placement) = &self.around.placement {
+            placement.rest();
+        }
         self.ambushes.heal();
         self.network.heal();
         self.around.outgoing.lock().full.clear();
@@ -195,6 +201,10 @@ impl World {
     /// Whether every operation that a living store has taken is answered.
     fn nobody_waits(&mut self) -> bool {
         (1..=self.plan.cluster.stores).all(|store| self.clients.unanswered(store).is_none())
+    }
+
+    fn no_order_waits(&mut self) -> bool {
+        self.around.placement.as_ref().is_none_or(|placement| placement.is_answered())
     }
 
     /// Writes until the logs have to be cut, and looks whether they are.

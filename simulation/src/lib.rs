@@ -51,6 +51,7 @@ mod moves;
 mod moving;
 mod network;
 mod operation;
+mod placement;
 mod plan;
 mod process;
 mod random;

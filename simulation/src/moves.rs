@@ -18,7 +18,7 @@ pub(crate) enum Asked {
 }
 
 /// Regions of a run, at most: each takes its time to be checked in the end.
-const MOST_REGIONS: usize = 40;
+pub(crate) const MOST_REGIONS: usize = 40;
 
 /// A region of those that there are by now.
 fn pick(world: &World, region: u64) -> u64 {

@@ -5,8 +5,8 @@ use crate::faults::FaultKind;
 use crate::plan::{Action, Plan};
 use crate::random::Random;
 use crate::scenarios::{
-    act, action, any_move, calm, cluster, flush_now_and_then, load, trouble, Scenario, MOVES, MS,
-    SECOND,
+    act, action, any_move, calm, cluster, flush_now_and_then, load, trouble, Scenario, CRASHES,
+    CUTS, MOVES, MS, SECOND,
 };
 
 /// Regions that move a lot, some of them twice at the same time.
@@ -26,6 +26,19 @@ pub(crate) fn moves(random: &mut Random, themes: &[&[FaultKind]]) -> Plan {
         }
         at_us += random.within(10..3_000) * MS;
     }
+    plan
+}
+
+/// Regions that a placement moves, by nothing but heartbeats and orders.
+pub(crate) fn placed(_: &Scenario, random: &mut Random) -> Plan {
+    let stores = *random.pick(&[3, 4, 5]);
+    let (mut cluster, mut load) = (cluster(random, stores), load(random));
+    cluster.regions = random.within(1..4);
+    load.keys = random.within(2..8);
+    let mut plan = calm(cluster, load);
+    let kinds = *random.pick(&[CRASHES, CUTS]);
+    trouble(&mut plan, random, kinds);
+    (plan.cluster.regions_move, plan.cluster.placed) = (true, true);
     plan
 }
 

@@ -69,6 +69,9 @@ pub struct ClusterPlan {
     /// Whether regions are split and get other peers; then clients look up where their keys are.
     #[serde(default)]
     pub regions_move: bool,
+    /// Whether a placement hears of the regions, and orders them about.
+    #[serde(default)]
+    pub placed: bool,
     /// Whether leaders answer reads by a lease. Then clocks go no further apart than leases bear.
     #[serde(default)]
     pub leases: bool,

@@ -5,6 +5,7 @@ use crate::check::Ledger;
 use crate::disk::{Device, Engine, Flip, SimFiles, SimLog};
 use crate::life::Life;
 use crate::machine::{MachineState, SimMachine};
+use crate::placement::SimPlacement;
 use crate::plan::ClusterPlan;
 use crate::random::Random;
 use crate::transport::{Outgoing, SimTransport};
@@ -138,6 +139,8 @@ pub(crate) struct Surroundings {
     pub outgoing: Arc<Mutex<Outgoing>>,
     /// All disks.
     pub devices: Vec<Device>,
+    /// Who orders regions about, if anybody does.
+    pub placement: Option<Arc<SimPlacement>>,
 }
 
 impl Process {
@@ -208,14 +211,17 @@ impl Process {
             around.outgoing.clone(),
             around.encodes,
         );
-        let started = Store::builder(StoreId::new(self.id))
+        let builder = Store::builder(StoreId::new(self.id))
             .config(store_config(&around.plan, around.seed))
             .log_store(Arc::new(log))
             .state_machine(Arc::new(machine))
             .transport(transport)
             .snapshot_files(Arc::new(self.snapshots.clone()))
-            .clock(self.clock.clone())
-            .start_driven();
+            .clock(self.clock.clone());
+        let started = match &around.placement {
+            Some(placement) => builder.placement(placement.clone()).start_driven(),
+            None => builder.start_driven(),
+        };
         // Whatever it says: a process that is gone says nothing.
         let store = match started {
             Ok(store) => store,
@@ -383,6 +389,7 @@ fn store_config(plan: &ClusterPlan, seed: u64) -> StoreConfig {
     config.raft.max_unapplied_size = ByteSize::mib(1);
     config.raft.entry_cache_size = ByteSize::kib(32);
     config.raft.seed = seed;
+    config.placement.interval = Duration::from_millis(plan.tick_ms);
     if !plan.leases {
         config.raft.lease = Some(Duration::ZERO);
     }

@@ -3,7 +3,7 @@
 mod reads;
 
 use crate::faults::FaultKind;
-use crate::moving::{ambushes, moves, steps};
+use crate::moving::{ambushes, moves, placed, steps};
 use crate::plan::{
     Action, ClusterPlan, LoadPlan, LogKind, NetworkPlan, Plan, Timed, FAIR_SPEEDS_PM,
 };
@@ -70,14 +70,14 @@ const ROUGH_NET: &[FaultKind] = &[
     FaultKind::MessageReplayed,
 ];
 
-const CRASHES: &[FaultKind] = &[
+pub(crate) const CRASHES: &[FaultKind] = &[
     FaultKind::Crash,
     FaultKind::CrashInsideStep,
     FaultKind::UnflushedLost,
     FaultKind::CleanRestart,
 ];
 
-const CUTS: &[FaultKind] = &[
+pub(crate) const CUTS: &[FaultKind] = &[
     FaultKind::PartitionSymmetric,
     FaultKind::PartitionOneWay,
     FaultKind::PartitionPartial,
@@ -253,6 +253,13 @@ pub const SCENARIOS: &[Scenario] = &[
         switches(random, "ucLfs")
     }),
     matrix("matrix-ucpLfs", "everything", 2, |_, random| switches(random, "ucpLfs")),
+    Scenario {
+        name: "placed",
+        about: "a placement orders regions about, and hears what becomes of it",
+        share: 6,
+        promises: &[FaultKind::PeersChanged, FaultKind::RegionSplit, FaultKind::LeaderMoved],
+        build: placed,
+    },
 ];
 
 const fn matrix(
@@ -281,6 +288,7 @@ pub(crate) fn cluster(random: &mut Random, stores: u64) -> ClusterPlan {
         mailbox_capacity: *random.pick(&[32, 256, 4096]),
         compact_after_entries: *random.pick(&[10, 100, 1000]),
         regions_move: false,
+        placed: false,
         leases: random.chance(800),
         crash_at_bootstrap: None,
     }

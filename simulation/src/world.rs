@@ -12,6 +12,7 @@ use crate::disk::Device;
 use crate::faults::{FaultKind, Fired};
 use crate::moves::Asked;
 use crate::network::Network;
+use crate::placement::SimPlacement;
 use crate::plan::{Action, LogKind, Plan};
 use crate::process::{DiskThreads, EngineFiles, Process, Surroundings};
 use crate::random::Random;
@@ -82,13 +83,20 @@ impl World {
             process
         };
         let processes = numbered.map(process).collect();
+        let (ledger, moved) = (Arc::default(), Arc::default());
+        let placement = cluster.placed.then(|| {
+            let sizes = (cluster.stores, plan.load.keys);
+            let random = random.fork("placement");
+            Arc::new(SimPlacement::new(random, sizes, Arc::clone(&ledger), Arc::clone(&moved)))
+        });
         let around = Surroundings {
             plan: cluster.clone(),
             encodes: plan.network.encodes,
             seed: plan.seed,
-            ledger: Arc::default(),
+            ledger,
             outgoing: Arc::default(),
             devices,
+            placement,
         };
         let bounds = Bounds {
             pending_proposals: 64,
@@ -108,7 +116,7 @@ impl World {
             probes: Vec::new(),
             ambushes: Ambushes::default(),
             checked: Checked::default(),
-            moved: Arc::default(),
+            moved,
             load: true,
             plan: plan.clone(),
             around,
