@@ -1,6 +1,9 @@
 //! Workloads, peers and reports: what this project is measured with.
 //!
 //! The one program here is `stress` (`cargo run --release -p benches --bin stress`), which plots
-//! region count against throughput and latency on the machine it runs on.
+//! region count against throughput and latency on the machine it runs on. `stress life` measures what splits,
+//! changes of peers, handing over and restarts cost those who write meanwhile, `stress reads` what reads cost.
 
+pub mod life;
+pub mod reads;
 pub mod stress;

@@ -38,7 +38,9 @@ Examples:
   stress                                        the whole picture, in memory, about a minute
   stress --regions 1000 --log raft-engine       one durable row
   stress --regions 1,100,10000 --repeat 3 --out report
-  stress --regions 1000 --json - | jq .rows";
+  stress --regions 1000 --json - | jq .rows
+  stress life                                   splits, other peers, handing over, restart, under load
+  stress reads                                  reads by lease, alone and nine to one write";
 
 /// Plots region count against throughput and latency of the Multi-Raft store, on this machine.
 #[derive(Clone, Debug, Parser, Serialize)]

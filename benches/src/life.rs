@@ -14,6 +14,8 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::ffi::OsString;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,14 +30,11 @@ use raftstore::{
     StoreConfig, StoreHandle, StoreId, Write,
 };
 
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 type Failure = Box<dyn Error>;
 
 /// Measures what the life of regions costs.
 #[derive(Parser)]
-#[command(version)]
+#[command(bin_name = "stress life", version)]
 struct Options {
     /// Which parts to measure; all by default
     parts: Vec<Part>,
@@ -58,16 +57,26 @@ enum Part {
     Restart,
 }
 
-fn main() -> Result<(), Failure> {
-    let options = Options::parse();
+/// Runs `stress life` with this command line, its name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match run(&Options::parse_from(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stress life: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
     let all = [Part::Split, Part::Peers, Part::Evict, Part::Restart];
     let parts = if options.parts.is_empty() { &all[..] } else { &options.parts };
     for part in parts {
         match part {
-            Part::Split => split(&options)?,
-            Part::Peers => peers(&options)?,
-            Part::Evict => evict(&options)?,
-            Part::Restart => restart(&options)?,
+            Part::Split => split(options)?,
+            Part::Peers => peers(options)?,
+            Part::Evict => evict(options)?,
+            Part::Restart => restart(options)?,
         }
     }
     Ok(())

@@ -6,6 +6,8 @@
 //! one that falls further than the first says that writes make reads go through the region: see the ways.
 //! Compare figures of one run only; the bare look at the same map, in the same run, is the measure.
 
+use std::ffi::OsString;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,9 +19,6 @@ use raftstore::{
     InProcessTransport, MapCommand, MemoryLogStore, OrderedMap, Peer, PeerId, ReadRequest, ReadWay,
     RegionDescription, RegionId, Store, StoreConfig, StoreHandle, StoreId,
 };
-
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const STORES: u64 = 3;
 
@@ -41,6 +40,7 @@ const MIXES: [Mix; 4] = [
 
 /// Measures reads of the state machine under the leader's lease.
 #[derive(Parser, Debug)]
+#[command(bin_name = "stress reads", version)]
 struct Options {
     /// Regions, all led by one store.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -66,8 +66,9 @@ struct Figure {
     took: Duration,
 }
 
-fn main() {
-    let options = Options::parse();
+/// Runs `stress reads` with this command line, its name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let options = Options::parse_from(args);
     let (stores, maps) = start(options.regions);
     let handle = stores[0].handle();
     let mut figures: Vec<Vec<Figure>> = MIXES.iter().map(|_| Vec::new()).collect();
@@ -96,6 +97,7 @@ fn main() {
         options.rounds,
         100.0 * writes(3) / writes(2)
     );
+    ExitCode::SUCCESS
 }
 
 impl Figure {
