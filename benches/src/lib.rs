@@ -5,5 +5,6 @@
 //! changes of peers, handing over and restarts cost those who write meanwhile, `stress reads` what reads cost.
 
 pub mod life;
+mod memory_stores;
 pub mod reads;
 pub mod stress;

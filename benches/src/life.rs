@@ -25,10 +25,12 @@ use clap::{Parser, ValueEnum};
 use crossbeam::channel::{unbounded, Receiver, Sender};
 use parking_lot::RwLock;
 use raftstore::{
-    AdminRequest, Answer, InProcessTransport, MapCommand, MemoryLogStore, NewRegion, OrderedMap,
-    Peer, PeerChange, PeerId, ProposeError, RegionDescription, RegionId, SplitRequest, Store,
-    StoreConfig, StoreHandle, StoreId, Write,
+    AdminRequest, Answer, InProcessTransport, MapCommand, NewRegion, OrderedMap, Peer, PeerChange,
+    PeerId, ProposeError, RegionDescription, RegionId, SplitRequest, Store, StoreConfig,
+    StoreHandle, StoreId, Write,
 };
+
+use crate::memory_stores;
 
 type Failure = Box<dyn Error>;
 
@@ -90,19 +92,8 @@ struct Cluster {
 
 impl Cluster {
     fn start(stores: u64, regions: &[RegionDescription]) -> Result<Self, Failure> {
-        let network = InProcessTransport::new();
-        let mut cluster = Self { stores: Vec::new(), routes: Arc::default() };
-        for id in 1..=stores {
-            let store = Store::builder(StoreId::new(id))
-                .config(config())
-                .log_store(Arc::new(MemoryLogStore::new()))
-                .state_machine(Arc::new(OrderedMap::new()))
-                .transport(network.clone())
-                .start()?;
-            network.connect(store.handle());
-            store.handle().bootstrap(regions)?;
-            cluster.stores.push(store);
-        }
+        let (stores, _) = memory_stores::start(&config(), stores, regions)?;
+        let cluster = Self { stores, routes: Arc::default() };
         for region in regions {
             cluster.handle(0).campaign(region.id);
             cluster.routes.learn(region);

@@ -16,9 +16,11 @@ use bytes::Bytes;
 use clap::Parser;
 use hdrhistogram::Histogram;
 use raftstore::{
-    InProcessTransport, MapCommand, MemoryLogStore, OrderedMap, Peer, PeerId, ReadRequest, ReadWay,
-    RegionDescription, RegionId, Store, StoreConfig, StoreHandle, StoreId,
+    MapCommand, OrderedMap, Peer, PeerId, ReadRequest, ReadWay, RegionDescription, RegionId, Store,
+    StoreConfig, StoreHandle, StoreId,
 };
+
+use crate::memory_stores;
 
 const STORES: u64 = 3;
 
@@ -127,23 +129,10 @@ fn describe(id: u64, count: u64) -> RegionDescription {
 }
 
 fn start(regions: u64) -> (Vec<Store>, Vec<Arc<OrderedMap>>) {
-    let network = InProcessTransport::new();
     let descriptions: Vec<_> = (1..=regions).map(|id| describe(id, regions)).collect();
-    let (mut stores, mut maps) = (Vec::new(), Vec::new());
-    for id in 1..=STORES {
-        let map = Arc::new(OrderedMap::new());
-        let store = Store::builder(StoreId::new(id))
-            .config(StoreConfig { pollers: 1, ..StoreConfig::default() })
-            .log_store(Arc::new(MemoryLogStore::new()))
-            .state_machine(map.clone())
-            .transport(network.clone())
-            .start()
-            .expect("a store in memory starts");
-        network.connect(store.handle());
-        store.handle().bootstrap(&descriptions).expect("sound regions");
-        stores.push(store);
-        maps.push(map);
-    }
+    let config = StoreConfig { pollers: 1, ..StoreConfig::default() };
+    let started = memory_stores::start(&config, STORES, &descriptions);
+    let (stores, maps) = started.expect("stores in memory start");
     let first = stores[0].handle();
     for id in 1..=regions {
         first.campaign(RegionId::new(id));
