@@ -18,6 +18,7 @@
 //! | `transport`, `network` | messages: checked as they leave, then late, lost, doubled, out of order |
 //! | [`disk`], `machine` | logs and state machines that lose what was not made durable |
 //! | `clients`, `reads`, `operation` | what is asked for, and what became of it |
+//! | `moves`, `placement` | what is asked of regions as a whole: by the plan, or by a placement |
 //! | [`check`] | what must hold |
 //! | `ambush` | strikes that wait until a store is in the midst of something |
 //! | `finish` | the end: all faults stop, and everything must be served |

@@ -5,7 +5,7 @@
 //! store ends before, and what is reported as done is done.
 
 use crate::check::Ledger;
-use crate::machine::table_key;
+use crate::machine::register_key;
 use crate::moves::{Asked, MOST_REGIONS};
 use crate::random::Random;
 use parking_lot::Mutex;
@@ -84,11 +84,9 @@ impl SimPlacement {
     }
 
     fn split_keys(&self, random: &mut Random, region: &RegionDescription) -> Vec<Bytes> {
-        let table = region.start_key.get(..8).and_then(|table| table.try_into().ok());
-        let table = table.map_or(0, u64::from_be_bytes);
         let most = self.keys.max(2) + 2;
         let count = random.within(1..3);
-        (0..count).map(|_| table_key(table, 1 + random.below(most)).into()).collect()
+        (0..count).map(|_| register_key(region, 1 + random.below(most)).into()).collect()
     }
 
     fn violate(&self, rule: &'static str, text: String) {
@@ -102,11 +100,12 @@ impl SimPlacement {
         after: &[RegionDescription],
     ) -> bool {
         let Some(region) = after.iter().find(|region| region.id == before.id) else { return false };
-        let peer = |id| region.peers.iter().find(|peer| peer.id == id);
         match operator {
             Operator::AddPeer { store, .. } => region.peer_on(*store).is_some(),
-            Operator::PromotePeer(id) => peer(*id).is_some_and(|peer| peer.role == PeerRole::Voter),
-            Operator::RemovePeer(id) => peer(*id).is_none(),
+            Operator::PromotePeer(id) => {
+                region.peer(*id).is_some_and(|peer| peer.role == PeerRole::Voter)
+            }
+            Operator::RemovePeer(id) => region.peer(*id).is_none(),
             Operator::SplitAt(keys) => {
                 let begins = |key| after.iter().any(|region| region.start_key == key);
                 after.len() == keys.len() + 1 && keys.iter().all(begins)
@@ -132,12 +131,7 @@ impl Placement for SimPlacement {
         let mut orders = Vec::new();
         for beat in heartbeats {
             let region = &beat.description;
-            if region
-                .peers
-                .iter()
-                .find(|peer| peer.id == beat.leader)
-                .is_none_or(|peer| peer.store != beat.store)
-            {
+            if region.peer(beat.leader).is_none_or(|peer| peer.store != beat.store) {
                 let text =
                     format!("store {} tells of a leader that is not there: {beat:?}", beat.store);
                 self.violate("heartbeats tell how it is", text);
@@ -191,5 +185,96 @@ impl Placement for SimPlacement {
         if !Self::is_done(&report.operator, &before, after) {
             self.violate("what is reported as done is done", format!("{report:?}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raftstore::{Peer, PeerId, Term};
+    use std::time::Duration;
+
+    fn region() -> Arc<RegionDescription> {
+        let peers = (1..=3).map(|id| Peer::voter(PeerId::new(id), StoreId::new(id)));
+        Arc::new(RegionDescription::new(RegionId::new(1), "", "", peers))
+    }
+
+    /// A placement that has ordered peer 2 of region 1 away, on store 1, as order 1.
+    fn placement() -> SimPlacement {
+        let random = Random::new(1);
+        let placement = SimPlacement::new(random, (3, 4), Arc::default(), Arc::default());
+        placement.state.lock().under_way.insert(1, (StoreId::new(1), region()));
+        placement
+    }
+
+    fn report(order: Option<u64>, after: &RegionDescription) -> OrderReport {
+        OrderReport {
+            order,
+            store: StoreId::new(1),
+            region: RegionId::new(1),
+            operator: Operator::RemovePeer(PeerId::new(2)),
+            outcome: Outcome::Done(vec![after.clone()]),
+        }
+    }
+
+    fn without_peer_two() -> RegionDescription {
+        let mut region = (*region()).clone();
+        region.peers.retain(|peer| peer.id != PeerId::new(2));
+        region
+    }
+
+    fn broken(placement: &SimPlacement) -> Option<&'static str> {
+        placement.ledger.lock().violation().map(|violation| violation.rule)
+    }
+
+    #[test]
+    fn an_order_is_reported_once() {
+        let placement = placement();
+        assert!(!placement.is_answered());
+        placement.report(&report(Some(1), &without_peer_two()));
+        assert!(placement.is_answered());
+        assert_eq!(broken(&placement), None);
+        placement.report(&report(Some(1), &without_peer_two()));
+        assert_eq!(broken(&placement), Some("orders are reported once"));
+    }
+
+    #[test]
+    fn nobody_reports_what_was_not_ordered_or_what_another_store_was_ordered() {
+        let nothing = placement();
+        nothing.report(&report(None, &without_peer_two()));
+        assert_eq!(broken(&nothing), Some("orders are reported once"));
+        let other = placement();
+        other.report(&OrderReport {
+            store: StoreId::new(2),
+            ..report(Some(1), &without_peer_two())
+        });
+        assert_eq!(broken(&other), Some("orders are reported once"));
+    }
+
+    #[test]
+    fn what_is_done_shows() {
+        let placement = placement();
+        placement.report(&report(Some(1), &region()));
+        assert_eq!(broken(&placement), Some("what is reported as done is done"));
+    }
+
+    #[test]
+    fn a_leader_is_told_of_by_its_own_store() {
+        let beat = |store| RegionHeartbeat {
+            store: StoreId::new(store),
+            leader: PeerId::new(1),
+            term: Term::new(6),
+            description: region(),
+            size: None,
+            writes: 0,
+            elapsed: Duration::ZERO,
+            pending: Vec::new(),
+            down: Vec::new(),
+        };
+        let placement = placement();
+        placement.region_heartbeats(&[beat(1)]);
+        assert_eq!(broken(&placement), None);
+        placement.region_heartbeats(&[beat(2)]);
+        assert_eq!(broken(&placement), Some("heartbeats tell how it is"));
     }
 }
