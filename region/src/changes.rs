@@ -83,6 +83,7 @@ impl Region {
     ) {
         let Proposal { epoch, mut callback, stamp, .. } = proposal;
         callback.bind(self.id());
+        self.wake(0);
         let appended = match self.admission().admit_bytes(epoch, command.size_bytes()) {
             Err(error) => Err(error),
             Ok(()) => self.admin_entry(command).and_then(|entry| {
@@ -169,6 +170,7 @@ impl Region {
         effects: &mut Effects,
     ) {
         callback.bind(self.id());
+        self.wake(0);
         let region_id = self.id();
         let mut refuse = |callback, error| effects.answers.push((callback, Err(error)));
         if !self.life.is_live() {
@@ -627,6 +629,7 @@ impl Region {
         if !self.life.is_live() {
             return;
         }
+        self.wake(0);
         self.raw.store().snapshots().made(to, made);
         if made.is_some() && self.is_leader() && self.raw.raft.prs().get(to.get()).is_some() {
             self.raw.raft.send_append(to.get());
@@ -639,6 +642,7 @@ impl Region {
         if !self.life.is_live() || self.raw.raft.prs().get(to.get()).is_none() {
             return;
         }
+        self.wake(0);
         let status = match arrived {
             true => raft::SnapshotStatus::Finish,
             false => raft::SnapshotStatus::Failure,

@@ -52,6 +52,8 @@ pub struct RegionConfig {
     pub spare_entries: u64,
     /// The same in bytes.
     pub spare_bytes: u64,
+    /// Ticks without anything to do after which a leader asks the others to sleep; 0 for never.
+    pub sleep_after_ticks: usize,
     /// How long after something was sent that a quorum has answered a leader may read alone; zero for
     /// never. Must be shorter than `election_ticks - 1` ticks of any peer by what their clocks and the
     /// leader's may differ in rate: a peer counts whole ticks, and the first may come at once. Nobody here
@@ -107,6 +109,7 @@ impl RegionConfig {
             compact_after_ticks: 1_200,
             spare_entries: 100_000,
             spare_bytes: 256 * MIB as u64,
+            sleep_after_ticks: 0,
             lease: Duration::ZERO,
             incarnation: 0,
             seed: 0,
@@ -163,6 +166,7 @@ impl RegionConfig {
             ("compact_keep_entries", self.compact_keep_entries, 0, self.compact_after_entries),
             ("compact_after_bytes", self.compact_after_bytes, 1, 1 << 50),
             ("compact_after_ticks", self.compact_after_ticks, 1, 1 << 40),
+            ("sleep_after_ticks", self.sleep_after_ticks as u64, 0, 1_000_000),
             ("spare_entries", self.spare_entries, self.compact_after_entries, 1 << 40),
             ("spare_bytes", self.spare_bytes, self.compact_after_bytes, 1 << 50),
         ];

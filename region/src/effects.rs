@@ -359,6 +359,8 @@ pub struct RegionStatus {
     pub cached_bytes: usize,
     /// Number of entries in memory.
     pub cached_entries: usize,
+    /// Whether it sleeps.
+    pub asleep: bool,
     /// On a leader, how far each peer is, this one included.
     pub matched: Vec<(PeerId, Index)>,
 }

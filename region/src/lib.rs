@@ -45,6 +45,7 @@
 //! | `reads`, `reading`, `lease` | when a read may look at the state machine |
 //! | `compaction` | when the log's head may go |
 //! | `upkeep` | memory that is given back |
+//! | `sleep` | when a region needs no ticks |
 //! | `restore` | what must hold of the state on disk |
 //! | `description`, `records`, `command`, `envelope` | what is written to disk and to the wire |
 //!
@@ -95,6 +96,7 @@ mod reads;
 mod records;
 mod region;
 mod restore;
+mod sleep;
 mod snapshots;
 mod split;
 mod storage;

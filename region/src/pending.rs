@@ -80,6 +80,17 @@ impl Pending {
             || !self.rest.is_empty()
     }
 
+    /// Whether nothing has begun.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.holds_entries()
+            && self.changing.is_none()
+            && self.transfer.is_none()
+            && self.answer.is_none()
+            && self.take_over.is_none()
+            && self.notices.is_empty()
+            && !self.wants_to_lead
+    }
+
     /// Whether a split waits for the write of its children's records.
     pub(crate) fn is_amid_split(&self) -> bool {
         let blocked = self.blocked.as_ref().and_then(|blocked| blocked.batch.change.as_ref());

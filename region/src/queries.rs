@@ -144,6 +144,7 @@ impl Region {
             unapplied_bytes: self.applying.bytes(),
             cached_bytes: store.cached_bytes(),
             cached_entries: store.cached_entries(),
+            asleep: self.is_asleep(),
             matched,
         }
     }

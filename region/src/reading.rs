@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
 use raft::ReadState;
 
@@ -13,11 +14,13 @@ use crate::error::{ProposeError, ReadError};
 use crate::ids::{Index, PeerId};
 use crate::lease::{Lease, Quorum};
 use crate::life::Life;
-use crate::reads::{context, Read, ReadAnswer, ReadMode, ReadPoint, ReadQueue, ReadWay, Serving};
+use crate::reads::{
+    context, Read, ReadAnswer, ReadMode, ReadPoint, ReadQueue, ReadWay, Serving, CONTEXT_BYTES,
+};
 use crate::region::Region;
 
 /// Bytes of the time in a heartbeat's context.
-const STAMP_BYTES: usize = 8;
+pub(crate) const STAMP_BYTES: usize = 8;
 
 /// Most questions of followers that a leader has open.
 const MAX_QUESTIONS: usize = 1_024;
@@ -44,6 +47,11 @@ impl Reading {
         self.generation += 1;
     }
 
+    /// Whether no read waits.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.len() == 0)
+    }
+
     /// Gives back what is not needed now.
     pub(crate) fn shrink(&mut self) {
         self.queue = self.queue.take().filter(|queue| queue.len() > 0);
@@ -60,6 +68,7 @@ impl Region {
     /// Takes reads and empties the vector. All are answered in some `effects`, now or later; whatever has
     /// to be asked is asked once for all.
     pub fn read(&mut self, reads: &mut Vec<Read>, effects: &mut Effects) {
+        self.wake(0);
         for read in reads.drain(..) {
             match self.admit_read(&read) {
                 Err(error) => effects.reads.push((read.callback, Err(error))),
@@ -292,10 +301,11 @@ impl Region {
                 }
             }
             MessageType::MsgHeartbeatResponse if of_this_term => {
-                let sent = match <[u8; STAMP_BYTES]>::try_from(&message.context[..]) {
-                    Ok(stamp) => Some(Duration::from_nanos(u64::from_be_bytes(stamp))),
-                    Err(_) => asked_at(),
-                };
+                let sent = asked_at().or_else(|| {
+                    let stamp = message.context.get(..STAMP_BYTES)?.try_into().ok()?;
+                    let stamped = message.context.len() < CONTEXT_BYTES;
+                    stamped.then(|| Duration::from_nanos(u64::from_be_bytes(stamp)))
+                });
                 if let (Some(sent), Some(lease)) = (sent, self.lease()) {
                     lease.received(from, sent, now);
                 }
@@ -309,17 +319,20 @@ impl Region {
         }
     }
 
-    /// Writes the time into heartbeats that are to be sent.
+    /// Writes the time into heartbeats that are to be sent, and whether the region should sleep.
     pub(crate) fn stamp_heartbeats(&self, messages: &mut [Box<Envelope>]) {
-        if !self.is_leader() || self.config.lease.is_zero() {
+        if !self.is_leader() || messages.is_empty() {
             return;
         }
+        let timed = !self.config.lease.is_zero();
         let stamp = u64::try_from(self.reading.now.as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
         let is_free = |message: &Message| {
             message.get_msg_type() == MessageType::MsgHeartbeat && message.context.is_empty()
         };
         for envelope in messages.iter_mut().filter(|envelope| is_free(&envelope.message)) {
-            envelope.message.context = bytes::Bytes::copy_from_slice(&stamp);
+            let context = || timed.then(|| Bytes::copy_from_slice(&stamp));
+            envelope.message.context =
+                self.ask_to_sleep(stamp).or_else(context).unwrap_or_default();
         }
     }
 

@@ -43,6 +43,7 @@ use crate::proposals::{Proposal, ProposalQueue};
 use crate::reading::Reading;
 use crate::records::TruncatedState;
 use crate::restore::{self, RestoredState};
+use crate::sleep::Sleep;
 use crate::storage::RegionStorage;
 use crate::timeout;
 
@@ -83,6 +84,7 @@ pub struct Region {
     pub(crate) pending: Pending,
     pub(crate) book: PeerBook,
     pub(crate) reading: Reading,
+    pub(crate) sleep: Sleep,
     /// As of the last `collect`.
     reported: RoleChange,
     /// As of the last `collect`.
@@ -127,6 +129,7 @@ impl Region {
             pending: Pending::new(sound.no_vote_ticks, sound.replay_to, sound.awaits_split),
             book: PeerBook::default(),
             reading: Reading::new(),
+            sleep: Sleep::default(),
             reported: RoleChange { role: Role::Follower, term, leader: None },
             collected: sound.current,
             life: Life::Live,
@@ -143,6 +146,7 @@ impl Region {
     /// Says why the message was dropped. Dropping it is safe.
     pub fn step(&mut self, envelope: Box<Envelope>) -> Result<(), Rejection> {
         self.life.check()?;
+        self.wake(0);
         if self.hears_of_region(&envelope)? {
             return Ok(());
         }
@@ -169,6 +173,7 @@ impl Region {
         }
         let rejected = message.reject && msg_type == MessageType::MsgAppendResponse;
         self.hear_for_lease(&message);
+        self.hear_of_sleep(&message);
         // The only error is "no such peer": of a response to somebody who was removed.
         let _ = self.raw.step(message);
         if rejected {
@@ -177,6 +182,7 @@ impl Region {
         self.settle();
         if self.is_leader() {
             self.trim();
+            self.sleep_if_agreed();
         }
         Ok(())
     }
@@ -187,6 +193,7 @@ impl Region {
         if proposals.is_empty() {
             return;
         }
+        self.wake(0);
         let mut admitted = Vec::with_capacity(proposals.len());
         let mut admission = self.admission();
         for mut proposal in proposals.drain(..) {
@@ -225,7 +232,7 @@ impl Region {
 
     /// Lets one tick pass.
     pub fn tick(&mut self, effects: &mut Effects) {
-        if !self.life.is_live() {
+        if !self.life.is_live() || self.is_asleep() {
             return;
         }
         if self.writes.tick() >= self.config.write_stall_ticks && self.is_leader() {
@@ -253,6 +260,7 @@ impl Region {
         self.raw.tick();
         self.settle();
         self.look_at_transfer(effects);
+        self.tick_sleep();
     }
 
     /// Campaigns now, for a region that is created with a leader in mind, or a woken one.
@@ -263,6 +271,7 @@ impl Region {
         if self.is_leader() {
             return Campaign::Leading;
         }
+        self.wake(0);
         if !self.raw.raft.promotable() {
             return Campaign::NotVoter;
         }
@@ -333,6 +342,7 @@ impl Region {
     /// it may be.
     pub fn compact_soon(&mut self) {
         if self.life.is_live() && self.is_leader() {
+            self.wake(0);
             self.compaction.hurry();
             self.propose_compaction();
             self.settle();
@@ -396,9 +406,10 @@ impl Region {
         self.raw.advance_append_async(ready);
         self.settle();
         parts.hard_state = self.raw.raft.hard_state();
-        self.collected = parts.hard_state.clone();
+        let before = std::mem::replace(&mut self.collected, parts.hard_state.clone());
         parts.messages = self.sender().address(messages);
         self.stamp_heartbeats(&mut parts.messages);
+        self.agree_to_sleep(&mut parts, &before);
         self.learn(read_states);
         if !released {
             let committed = self.pending.next_entries(committed, self.applying.is_full());

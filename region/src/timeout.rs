@@ -27,6 +27,12 @@ pub(crate) fn draw(
     election_ticks + (hash % election_ticks as u64) as usize
 }
 
+/// The order in which peers of a region stand where all know that there is no leader: the lowest first. Another
+/// one in each region, so that no store has to lead all.
+pub(crate) fn rank(region_id: RegionId, peer_id: PeerId) -> u64 {
+    mix(mix(region_id.get()) ^ peer_id.get())
+}
+
 /// The finalizer of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
 /// generators, 2014): every input bit reaches every output bit.
 fn mix(value: u64) -> u64 {

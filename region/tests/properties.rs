@@ -18,6 +18,8 @@ use region::*;
 enum Event {
     Campaign(u64),
     Tick(u64, u8),
+    /// And whether its leader's store is taken for lost.
+    Wake(u64, bool),
     Propose(u64, u8, u16),
     Read(u64, u8),
     Collect(u64),
@@ -72,6 +74,7 @@ fn honest() -> impl Strategy<Value = Event> {
     prop_oneof![
         2 => id().prop_map(Event::Campaign),
         4 => (id(), 1..25u8).prop_map(|(id, n)| Event::Tick(id, n)),
+        3 => (id(), any::<bool>()).prop_map(|(id, lost)| Event::Wake(id, lost)),
         6 => (id(), 1..6u8, 0..400u16).prop_map(|(id, n, size)| Event::Propose(id, n, size)),
         6 => (id(), any::<u8>()).prop_map(|(id, mode)| Event::Read(id, mode)),
         12 => id().prop_map(Event::Collect),
@@ -189,6 +192,7 @@ impl World {
             entry_cache_bytes: 500,
             compact_after_entries: 12,
             compact_keep_entries: 2,
+            sleep_after_ticks: 2,
             ..default_config()
         };
         Self {
@@ -215,6 +219,11 @@ impl World {
             Event::Tick(id, count) => {
                 if let Some(id) = up(cluster, id) {
                     (0..count).for_each(|_| cluster.tick(id));
+                }
+            }
+            Event::Wake(id, lost) => {
+                if let Some(id) = up(cluster, id) {
+                    cluster.wake(id, lost);
                 }
             }
             Event::Propose(id, count, size) => {
@@ -493,7 +502,7 @@ fn reports_to_an_ended_region_do_no_harm() {
 
 #[test]
 fn a_region_stays_small() {
-    assert!(size_of::<Region>() <= 1_664, "{} bytes", size_of::<Region>());
+    assert!(size_of::<Region>() <= 1_680, "{} bytes", size_of::<Region>());
 }
 
 fn decode_all(bytes: &[u8]) {

@@ -8,6 +8,7 @@
 //! | `cluster voters=3 learners=0 …` | starts stores 1, 2, 3 …; any setting of `RegionConfig` |
 //! | `campaign 1` | campaigns |
 //! | `tick 1 [n]` | lets n ticks pass |
+//! | `wake 1 [silent]`, `lost 1 2` | wakes a peer after so many silent ticks; tells it that store 2 is lost |
 //! | `propose 1 a b c [size=n] [conf_ver=n] [version=n]` | one batch of commands |
 //! | `fill 1 n [prefix=p]` | n commands in one batch |
 //! | `collect 1` | takes Readys, prints their effects |
@@ -86,6 +87,7 @@ impl Script {
                 "compact_keep_entries" => config.compact_keep_entries = value as u64,
                 "spare_entries" => config.spare_entries = value as u64,
                 "lease_ms" => config.lease = Duration::from_millis(value as u64),
+                "sleep_after_ticks" => config.sleep_after_ticks = value,
                 "write_stall_ticks" => config.write_stall_ticks = value,
                 other => return Err(format!("unknown setting {other}").into()),
             }
@@ -368,6 +370,16 @@ impl Runner for Script {
                 (0..count).for_each(|_: u64| self.cluster().tick(id));
                 String::new()
             }
+            "wake" => {
+                let id = position(args)?;
+                let silent = args.next_pos().map_or(Ok(0), |argument| argument.parse())?;
+                self.cluster().region(id).wake(silent);
+                String::new()
+            }
+            "lost" => {
+                let (id, store) = (position(args)?, StoreId::new(position(args)?));
+                format!("{:?}\n", self.cluster().region(id).leader_lost(store))
+            }
             "propose" => self.propose(args)?,
             "fill" => self.fill(args)?,
             "read" => self.read(args)?,
@@ -489,6 +501,9 @@ scripts! {
     restart_replays_committed
     restarted_voter_among_others_waits
     shutdown_answers_everything
+    sleep_is_agreed_upon
+    sleeping_peers_wake_each_other
+    sleeping_followers_elect_when_the_leaders_store_is_lost
     stale_proposal_answered_after_overwrite
     stale_reads_wait_for_their_index_only
     strange_messages_are_rejected

@@ -59,6 +59,8 @@ pub struct Store {
     pub removed: Option<Removal>,
     /// Peers that want a snapshot.
     pub wanted: Vec<PeerId>,
+    /// Since when the peer sleeps.
+    asleep_since: Option<Duration>,
 }
 
 /// The whole of it.
@@ -141,6 +143,7 @@ impl Cluster {
             staged: None,
             removed: None,
             wanted: Vec::new(),
+            asleep_since: None,
         };
         store.disk.create(record);
         self.stores.insert(id, store);
@@ -219,6 +222,25 @@ impl Cluster {
         self.carry_out(id, effects, &mut String::new());
     }
 
+    /// Wakes a peer, as one whose leader's store is lost or not.
+    pub fn wake(&mut self, id: u64, lost: bool) {
+        let since = self.note_sleep(id).unwrap_or(self.now);
+        let silent = (self.now - since).as_nanos() / TICK.as_nanos();
+        let leader = self.region(id).leader();
+        self.region(id).wake(if lost { silent as usize } else { 0 });
+        if let Some(leader) = leader.filter(|_| lost) {
+            let _ = self.region(id).leader_lost(leader.store);
+        }
+    }
+
+    fn note_sleep(&mut self, id: u64) -> Option<Duration> {
+        let now = self.now;
+        let store = self.store(id);
+        let asleep = store.region.as_ref().is_some_and(Region::is_asleep);
+        store.asleep_since = asleep.then_some(store.asleep_since.unwrap_or(now));
+        store.asleep_since
+    }
+
     pub fn tick(&mut self, id: u64) {
         self.now += TICK;
         let mut effects = Effects::default();
@@ -288,6 +310,7 @@ impl Cluster {
             callback.call(answer);
         }
         self.check_reads();
+        self.note_sleep(id);
     }
 
     /// Reads; the names share a turn.

@@ -84,8 +84,10 @@ fn message(message: &Message) -> String {
         MsgReadIndexResp => {
             format!("ReadIndexResp term={} {} at {}", m.term, question(&m.entries[0].data), m.index)
         }
-        MsgHeartbeat => format!("Heartbeat term={} commit={}", m.term, m.commit),
-        MsgHeartbeatResponse => format!("HeartbeatResponse term={}", m.term),
+        MsgHeartbeat => {
+            format!("Heartbeat term={} commit={}{}", m.term, m.commit, sleep(&m.context))
+        }
+        MsgHeartbeatResponse => format!("HeartbeatResponse term={}{}", m.term, sleep(&m.context)),
         MsgRequestPreVote => format!("PreVote term={} log={}/{}", m.term, m.index, m.log_term),
         MsgRequestVote => format!("Vote term={} log={}/{}", m.term, m.index, m.log_term),
         MsgRequestPreVoteResponse => format!("PreVoteResponse term={} {answer}", m.term),
@@ -95,6 +97,18 @@ fn message(message: &Message) -> String {
             format!("Snapshot term={} of {}/{}", m.term, metadata.index, metadata.term)
         }
         other => format!("{other:?}"),
+    }
+}
+
+/// What a heartbeat says about sleep.
+fn sleep(context: &[u8]) -> String {
+    if context.len() != 17 {
+        return String::new();
+    }
+    let index = u64::from_be_bytes(context[8..16].try_into().unwrap());
+    match context[16] {
+        1 => format!(" sleep at {index}?"),
+        _ => format!(" sleeps at {index}"),
     }
 }
 
@@ -213,6 +227,9 @@ pub fn status(region: &Region) -> String {
         s.role, s.term, s.truncated, s.applied, s.committed, s.persisted, s.last
     );
     text += &format!(" waiting={} cached={}", s.pending_proposals, s.cached_entries);
+    if s.asleep {
+        text += " asleep";
+    }
     if !s.matched.is_empty() {
         let matched: Vec<_> = s.matched.iter().map(|(id, index)| format!("{id}:{index}")).collect();
         text += &format!(" matched={}", matched.join(","));

@@ -1,0 +1,258 @@
+//! Idle regions fall asleep together, and wake one by one.
+//!
+//! A region that sleeps gets no ticks and sends no heartbeats. Who then notices that its leader is gone? The
+//! stores: they keep an eye on each other, and wake what a lost store led. So that nobody waits for a word
+//! that never comes, all peers of a region fall asleep by agreement:
+//!
+//! ```text
+//! leader     idle for long ─► heartbeats ask: "sleep at index i?" ─┐   all have agreed ─► asleep
+//! followers                                                        └─► idle at i? asleep, "agreed" ─┘
+//! ```
+//!
+//! The question and its answer travel in the context of heartbeats that are sent anyway. A peer of an earlier
+//! version gives the question back as it is, which is no agreement.
+//!
+//! # Why this is safe
+//!
+//! Nothing rests on agreements being exact: late, lost and doubled ones cost ticks, never correctness. A peer
+//! that is awake while the others sleep misses its leader after an election timeout and asks for pre-votes;
+//! those wake the leader, whose heartbeats wake everybody. A peer that sleeps while the leader is awake is
+//! woken by the next heartbeat. A sleeping leader is still the leader of its term, without a lease: whoever
+//! reads there has it ask a quorum.
+//!
+//! A sleeping peer still owes its leader not to vote for others within an election timeout of the leader's
+//! last word. So it is told on waking for how many whole ticks nothing has vouched for the leader, and counts
+//! them as if they had passed one by one.
+//!
+//! Invariant: a peer that sleeps has nothing under way: no proposal, read, write, transfer or change; its log
+//! is persisted, committed and applied to the end; and, if it leads, so have all others theirs.
+
+use bytes::Bytes;
+use raft::eraftpb::{HardState, Message, MessageType};
+use raft::ProgressState;
+
+use crate::ids::{Index, PeerId, StoreId};
+use crate::persistence::ReadyParts;
+use crate::reading::STAMP_BYTES;
+use crate::region::{Campaign, Region};
+use crate::timeout;
+
+/// Bytes of a heartbeat's context that asks, or answers: time, index, and which of the two.
+const QUESTION_BYTES: usize = STAMP_BYTES + 8 + 1;
+const ASKS: u8 = 1;
+const AGREES: u8 = 2;
+
+/// A region's part in sleeping.
+#[derive(Default)]
+pub(crate) struct Sleep {
+    asleep: bool,
+    /// Ticks of a leader without anything to do.
+    idle_ticks: u32,
+    talk: Option<Box<Talk>>,
+}
+
+/// About sleeping at an index. A follower's lasts from the leader's question to the end of the turn.
+struct Talk {
+    index: Index,
+    /// A leader's: who has agreed.
+    agreed: Vec<PeerId>,
+}
+
+impl Region {
+    /// Whether the region sleeps: it needs no ticks, and has nothing to collect.
+    pub fn is_asleep(&self) -> bool {
+        self.sleep.asleep
+    }
+
+    /// Wakes the region. To be called before anything else is asked of one that sleeps, but for its figures.
+    ///
+    /// `silent_ticks` are the whole ticks since it fell asleep if nothing vouches for the leader any more, its
+    /// store being lost; else 0. Too many could break a promise to the leader, too few cost time only.
+    pub fn wake(&mut self, silent_ticks: usize) {
+        if !self.sleep.asleep {
+            return;
+        }
+        self.sleep = Sleep::default();
+        let raft = &mut self.raw.raft;
+        if raft.leader_id != self.peer.id.get() {
+            // No further: when to campaign is for the timeout to say.
+            let elapsed = raft.election_elapsed.saturating_add(silent_ticks);
+            raft.election_elapsed = elapsed.min(raft.election_timeout());
+        }
+    }
+
+    /// The store is lost on which the leader was, as far as is known here; the region is awake. The peers left
+    /// agree on who stands first, so that they do not stand in each other's way; the others follow when their
+    /// timeouts say so.
+    pub fn leader_lost(&mut self, store: StoreId) -> Campaign {
+        let left = self.description.peers.iter();
+        let left = left.filter(|peer| peer.role.is_voter() && peer.store != store);
+        let first = left.min_by_key(|peer| timeout::rank(self.id(), peer.id));
+        let elsewhere = self.leader().is_some_and(|leader| leader.store != store);
+        match first.is_some_and(|first| first.id == self.peer.id) && !elsewhere {
+            true => self.campaign(),
+            false => Campaign::Postponed,
+        }
+    }
+
+    /// A tick.
+    pub(crate) fn tick_sleep(&mut self) {
+        let idle = self.is_leader() && self.is_idle();
+        self.sleep.idle_ticks = if idle { self.sleep.idle_ticks.saturating_add(1) } else { 0 };
+        if !idle {
+            self.sleep.talk = None;
+        }
+        self.sleep_if_agreed();
+    }
+
+    /// The context of a leader's heartbeats, if it is time to ask.
+    pub(crate) fn ask_to_sleep(&self, stamp: [u8; STAMP_BYTES]) -> Option<Bytes> {
+        self.wants_to_sleep().then(|| question(stamp, self.last_index(), ASKS))
+    }
+
+    /// A message that has passed the guard, before raft-rs has it.
+    pub(crate) fn hear_of_sleep(&mut self, message: &Message) {
+        let leading = self.is_leader();
+        if !leading {
+            self.sleep.talk = None;
+        }
+        if message.term != self.raw.raft.term {
+            return;
+        }
+        match (message.get_msg_type(), read_question(&message.context)) {
+            (MessageType::MsgHeartbeat, Some((index, ASKS))) if !leading => {
+                self.sleep.talk = Some(Box::new(Talk { index, agreed: Vec::new() }));
+            }
+            (MessageType::MsgHeartbeatResponse, Some((index, AGREES))) => {
+                let from = PeerId::new(message.from);
+                if index == self.last_index() && self.wants_to_sleep() {
+                    self.note_agreement(from);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note_agreement(&mut self, from: PeerId) {
+        let index = self.last_index();
+        let talk = self.sleep.talk.take().filter(|talk| talk.index == index);
+        let mut talk = talk.unwrap_or_else(|| Box::new(Talk { index, agreed: Vec::new() }));
+        if !talk.agreed.contains(&from) {
+            talk.agreed.push(from);
+        }
+        self.sleep.talk = Some(talk);
+    }
+
+    /// A leader falls asleep once all others have agreed.
+    pub(crate) fn sleep_if_agreed(&mut self) {
+        if !self.wants_to_sleep() || !self.raw.raft.msgs.is_empty() {
+            return;
+        }
+        let last = self.last_index();
+        let talk = self.sleep.talk.as_deref().filter(|talk| talk.index == last);
+        let agreed = talk.map_or(&[][..], |talk| &talk.agreed);
+        let mut others = self.description.peers.iter().filter(|peer| peer.id != self.peer.id);
+        if others.all(|peer| agreed.contains(&peer.id)) {
+            self.fall_asleep();
+        }
+    }
+
+    /// A follower that was asked agrees if it is idle, too, and if its turn has nothing to write.
+    pub(crate) fn agree_to_sleep(&mut self, parts: &mut ReadyParts, before: &HardState) {
+        if self.is_leader() || self.sleep.talk.is_none() {
+            return;
+        }
+        let index = self.sleep.talk.take().map_or(Index::new(0), |talk| talk.index);
+        let to = self.raw.raft.leader_id;
+        let writes = !parts.entries.is_empty()
+            || (parts.hard_state.term, parts.hard_state.vote) != (before.term, before.vote);
+        if writes || index != self.last_index() || !self.is_idle() {
+            return;
+        }
+        let [envelope] = &mut parts.messages[..] else { return };
+        let message = &mut envelope.message;
+        let answers = message.get_msg_type() == MessageType::MsgHeartbeatResponse
+            && message.to == to
+            && read_question(&message.context) == Some((index, ASKS));
+        if answers {
+            let mut stamp = [0; STAMP_BYTES];
+            stamp.copy_from_slice(&message.context[..STAMP_BYTES]);
+            message.context = question(stamp, index, AGREES);
+            self.fall_asleep();
+        }
+    }
+
+    fn fall_asleep(&mut self) {
+        self.shrink();
+        self.sleep = Sleep { asleep: true, ..Sleep::default() };
+    }
+
+    fn wants_to_sleep(&self) -> bool {
+        let after = self.config.sleep_after_ticks;
+        after > 0 && self.sleep.idle_ticks as usize >= after && self.is_leader() && self.is_idle()
+    }
+
+    /// Whether nothing is under way.
+    fn is_idle(&self) -> bool {
+        let raft = &self.raw.raft;
+        let last = self.last_index();
+        let log_is_done = self.applying.applied() == last
+            && self.persisted_index() == last
+            && self.committed() == last;
+        let quiet = self.life.is_live()
+            && self.has_range()
+            && !self.description.joint
+            && raft.leader_id != raft::INVALID_ID
+            && raft.lead_transferee.is_none()
+            && raft.snap().is_none()
+            && raft.pending_read_count() == 0;
+        let nothing_waits = self.proposals.len() == 0
+            && !self.writes.outstanding()
+            && self.pending.is_quiet()
+            && self.reading.is_quiet()
+            && !self.raw.store().snapshots().any_wanted();
+        log_is_done && quiet && nothing_waits && (!self.is_leader() || self.all_have_all())
+    }
+
+    /// Whether all peers have the leader's whole log, and follow.
+    fn all_have_all(&self) -> bool {
+        let raft = &self.raw.raft;
+        let (last, own) = (self.last_index().get(), self.peer.id.get());
+        raft.commit_to_current_term()
+            && raft.prs().iter().all(|(id, progress)| {
+                *id == own || progress.matched == last && progress.state == ProgressState::Replicate
+            })
+    }
+}
+
+fn question(stamp: [u8; STAMP_BYTES], index: Index, what: u8) -> Bytes {
+    let mut context = Vec::with_capacity(QUESTION_BYTES);
+    context.extend_from_slice(&stamp);
+    context.extend_from_slice(&index.get().to_be_bytes());
+    context.push(what);
+    context.into()
+}
+
+/// Index and kind of a context that is about sleep.
+fn read_question(context: &[u8]) -> Option<(Index, u8)> {
+    if context.len() != QUESTION_BYTES {
+        return None;
+    }
+    let index = context[STAMP_BYTES..STAMP_BYTES + 8].try_into().ok()?;
+    Some((Index::new(u64::from_be_bytes(index)), context[QUESTION_BYTES - 1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_told_from_every_other_context() {
+        let index = Index::new(77);
+        let asked = question([7; STAMP_BYTES], index, ASKS);
+        assert_eq!(read_question(&asked), Some((index, ASKS)));
+        for other in [&asked[..8], &asked[..16], &[0; 24][..], &[]] {
+            assert_eq!(read_question(other), None);
+        }
+    }
+}
