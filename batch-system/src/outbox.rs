@@ -83,6 +83,12 @@ impl<N: Fsm, C: Fsm> Outbox<N, C> {
         self.shared.send_control(message, self.shared.limits.mailbox_capacity)
     }
 
+    /// Sends to the control FSM after a delay; see
+    /// [`Router::send_control_after`](crate::Router::send_control_after).
+    pub fn send_control_after(&self, delay: Duration, message: C::Message) {
+        self.shared.send_control_after(delay, message);
+    }
+
     /// A router to the same mailboxes.
     pub fn router(&self) -> Router<N, C> {
         Router { shared: self.shared.clone() }

@@ -8,7 +8,7 @@ use crate::pool::Limits;
 use crate::scheduler::Scheduler;
 use crate::stats::Stats;
 use crate::sync::{Arc, AtomicBool, AtomicUsize, Ordering, RwLock};
-use crate::timer::{Time, Timers};
+use crate::timer::{Mail, Time, Timers};
 use crate::watch::Watch;
 use crossbeam::utils::CachePadded;
 use rustc_hash::FxHashMap;
@@ -25,7 +25,7 @@ pub(crate) struct Shared<N: Fsm, C: Fsm> {
     control: Arc<Cell<C>>,
     pub(crate) scheduler: Scheduler<N, C>,
     pub(crate) broadcasts: Broadcasts<N>,
-    pub(crate) timers: Timers<N>,
+    pub(crate) timers: Timers<N, C>,
     pub(crate) watch: Watch,
     pub(crate) stats: Stats,
     /// Cells of normal FSMs that exist, registered or not.
@@ -158,7 +158,7 @@ impl<N: Fsm, C: Fsm> Shared<N, C> {
         message: N::Message,
     ) -> bool {
         let Some(cell) = self.shard(address).read().get(&address).cloned() else { return false };
-        let due = self.timers.add(cell, delay, message);
+        let due = self.timers.add(delay, Mail::Normal(cell, message));
         self.watch.timer_added(due);
         true
     }
@@ -186,6 +186,13 @@ impl<N: Fsm, C: Fsm> Shared<N, C> {
         let Some(cell) = self.shard(address).write().remove(&address) else { return false };
         let closed = cell.close(CloseReason::Requested);
         closed.map(|sent| self.dispatch(sent)).is_some()
+    }
+
+    pub(crate) fn send_control_after(&self, delay: std::time::Duration, message: C::Message) {
+        if !self.is_closing() {
+            let due = self.timers.add(delay, Mail::Control(message));
+            self.watch.timer_added(due);
+        }
     }
 
     /// Takes the address off the map, if it still leads to this cell.
@@ -310,6 +317,12 @@ impl<N: Fsm, C: Fsm> Router<N, C> {
         self.shared.send_control(message, self.shared.limits.forced_capacity)
     }
 
+    /// Sends to the control FSM after a delay, up to [`TIMER_GRANULARITY`](crate::TIMER_GRANULARITY) later.
+    /// Forced; if even then its mailbox is full, it is tried again.
+    pub fn send_control_after(&self, delay: std::time::Duration, message: C::Message) {
+        self.shared.send_control_after(delay, message);
+    }
+
     /// A sender of many messages. Pollers have their own: see [`Outbox`].
     pub fn outbox(&self) -> Outbox<N, C> {
         Outbox::new(self.shared.clone(), None)
@@ -387,7 +400,7 @@ impl<N: Fsm, C: Fsm> Mailbox<N, C> {
         if self.shared.is_closing() {
             return;
         }
-        let due = self.shared.timers.add(self.cell.clone(), delay, message);
+        let due = self.shared.timers.add(delay, Mail::Normal(self.cell.clone(), message));
         self.shared.watch.timer_added(due);
     }
 

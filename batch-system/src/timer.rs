@@ -21,9 +21,9 @@ pub const TIMER_GRANULARITY: Duration = Duration::from_millis(5);
 const SLOTS: usize = 1024;
 const _: () = assert!(SLOTS.is_power_of_two());
 
-pub(crate) struct Timers<N: Fsm> {
+pub(crate) struct Timers<N: Fsm, C: Fsm> {
     time: Time,
-    wheel: Mutex<Wheel<N>>,
+    wheel: Mutex<Wheel<N, C>>,
 }
 
 /// Where the time since the pool began comes from.
@@ -54,21 +54,26 @@ impl Time {
     }
 }
 
-struct Wheel<N: Fsm> {
-    slots: Vec<Vec<Timer<N>>>,
+struct Wheel<N: Fsm, C: Fsm> {
+    slots: Vec<Vec<Timer<N, C>>>,
     /// Ticks done.
     now: u64,
     /// Timers waiting, in all slots.
     count: usize,
 }
 
-struct Timer<N: Fsm> {
+struct Timer<N: Fsm, C: Fsm> {
     due: u64,
-    cell: Arc<Cell<N>>,
-    message: N::Message,
+    mail: Mail<N, C>,
 }
 
-impl<N: Fsm> Timers<N> {
+/// A message, and who it is for.
+pub(crate) enum Mail<N: Fsm, C: Fsm> {
+    Normal(Arc<Cell<N>>, N::Message),
+    Control(C::Message),
+}
+
+impl<N: Fsm, C: Fsm> Timers<N, C> {
     pub(crate) fn new(time: Time) -> Self {
         Self { time, wheel: Mutex::new(Wheel { slots: Vec::new(), now: 0, count: 0 }) }
     }
@@ -78,21 +83,17 @@ impl<N: Fsm> Timers<N> {
     }
 
     /// Adds a timer, and returns the tick at which it is due.
-    pub(crate) fn add(&self, cell: Arc<Cell<N>>, delay: Duration, message: N::Message) -> u64 {
+    pub(crate) fn add(&self, delay: Duration, mail: Mail<N, C>) -> u64 {
         let due = ticks_up(self.time.elapsed().saturating_add(delay));
         let mut wheel = self.wheel.lock();
         // Not in the past of the wheel: that slot would come round only after a whole turn.
         let due = due.max(wheel.now + 1);
-        wheel.insert(Timer { due, cell, message });
+        wheel.insert(Timer { due, mail });
         due
     }
 
     /// Sends everything that is due, and returns the tick at which the next timer is.
-    pub(crate) fn advance<C: Fsm>(
-        &self,
-        shared: &Shared<N, C>,
-        outbox: &mut Outbox<N, C>,
-    ) -> Option<u64> {
+    pub(crate) fn advance(&self, shared: &Shared<N, C>, outbox: &mut Outbox<N, C>) -> Option<u64> {
         let target = ticks_down(self.time.elapsed());
         loop {
             let due = {
@@ -104,7 +105,7 @@ impl<N: Fsm> Timers<N> {
                 wheel.turn()
             };
             for timer in due {
-                self.fire(timer, shared, outbox);
+                self.fire(timer.mail, shared, outbox);
             }
         }
     }
@@ -119,15 +120,21 @@ impl<N: Fsm> Timers<N> {
         drop(slots);
     }
 
-    fn fire<C: Fsm>(&self, timer: Timer<N>, shared: &Shared<N, C>, outbox: &mut Outbox<N, C>) {
-        match timer.cell.send(timer.message, shared.limits.forced_capacity) {
-            Ok(sent) => outbox.note(sent),
-            // A timer often carries the one message that keeps a chain of timers going: try again.
-            Err(error) if error.is_full() => {
-                self.add(timer.cell, TIMER_GRANULARITY, error.into_message());
-            }
-            Err(_) => {}
-        }
+    fn fire(&self, mail: Mail<N, C>, shared: &Shared<N, C>, outbox: &mut Outbox<N, C>) {
+        let limit = shared.limits.forced_capacity;
+        let refused = match mail {
+            Mail::Normal(cell, message) => match cell.send(message, limit) {
+                Ok(sent) => return outbox.note(sent),
+                Err(error) if error.is_full() => Mail::Normal(cell, error.into_message()),
+                Err(_) => return,
+            },
+            Mail::Control(message) => match shared.send_control(message, limit) {
+                Err(error) if error.is_full() => Mail::Control(error.into_message()),
+                _ => return,
+            },
+        };
+        // A timer often carries the one message that keeps a chain of timers going: try again.
+        self.add(TIMER_GRANULARITY, refused);
     }
 }
 
@@ -144,8 +151,8 @@ pub(crate) fn time_of_tick(tick: u64) -> Duration {
     Duration::from_nanos(tick.saturating_mul(TIMER_GRANULARITY.as_nanos() as u64))
 }
 
-impl<N: Fsm> Wheel<N> {
-    fn insert(&mut self, timer: Timer<N>) {
+impl<N: Fsm, C: Fsm> Wheel<N, C> {
+    fn insert(&mut self, timer: Timer<N, C>) {
         if self.slots.is_empty() {
             self.slots.resize_with(SLOTS, Vec::new);
         }
@@ -163,7 +170,7 @@ impl<N: Fsm> Wheel<N> {
     }
 
     /// Goes on by one tick and takes out what is due.
-    fn turn(&mut self) -> Vec<Timer<N>> {
+    fn turn(&mut self) -> Vec<Timer<N, C>> {
         self.now += 1;
         let now = self.now;
         let slot = &mut self.slots[now as usize % SLOTS];

@@ -125,6 +125,9 @@ pub struct RaftSettings {
     pub compact_after_size: ByteSize,
     /// And after so many ticks, however short it is.
     pub compact_after_ticks: u64,
+    /// A region without anything to do for so many ticks falls asleep: it sends no heartbeats and costs no time
+    /// until somebody wants something of it, or the store that leads it is lost. 0: never.
+    pub sleep_after_ticks: usize,
     /// Entries that are kept for a follower that lacks them; beyond, it needs a snapshot.
     pub spare_entries: u64,
     /// The same in bytes.
@@ -185,6 +188,7 @@ impl Default for RaftSettings {
             compact_after_entries: region.compact_after_entries,
             compact_after_size: ByteSize(region.compact_after_bytes),
             compact_after_ticks: region.compact_after_ticks,
+            sleep_after_ticks: 20,
             spare_entries: region.spare_entries,
             spare_size: ByteSize(region.spare_bytes),
             seed: region.seed,
@@ -326,6 +330,7 @@ impl StoreConfig {
             compact_keep_entries: KEPT_ENTRIES.min(raft.compact_after_entries / 2),
             compact_after_bytes: raft.compact_after_size.as_u64(),
             compact_after_ticks: raft.compact_after_ticks,
+            sleep_after_ticks: raft.sleep_after_ticks,
             spare_entries: raft.spare_entries,
             spare_bytes: raft.spare_size.as_u64(),
             lease: raft.lease.unwrap_or_else(|| raft.lease_below(2)),

@@ -6,6 +6,7 @@
 use crate::error::StoreFailure;
 use crate::events::{CreatedBy, Observers, RegionEvent};
 use crate::health::Health;
+use crate::liveness::Liveness;
 use crate::log_store::{LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion};
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
@@ -48,6 +49,7 @@ pub(crate) struct Creator {
     pub(crate) directory: Arc<Directory>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) gates: Arc<ReadGates>,
+    pub(crate) liveness: Arc<Liveness>,
     pub(crate) set_aside: SetAside,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
@@ -275,6 +277,7 @@ impl Creator {
 
     /// Brings all regions back that the log store holds, on so many threads; with none, on this one.
     pub(crate) fn restore_all(&self, router: &RegionRouter, mut stored: Stored, threads: usize) {
+        router.send_control_after(self.tick_interval, StoreMessage::AskOthers);
         let damaged: Vec<RegionId> = stored.damaged.iter().map(|region| region.region_id).collect();
         for damaged in stored.damaged {
             tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
@@ -473,11 +476,16 @@ impl Creator {
         }
     }
 
-    /// Regions tick at different times, so that the work spreads over the interval.
-    fn start_ticking(&self, router: &RegionRouter, region: RegionId) {
+    /// A time within a tick, which differs by region and store.
+    pub(crate) fn offset_in_tick(&self, region: RegionId) -> Duration {
         let mixed = (region.get() ^ self.store_id.get() << 56).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let part = (mixed >> 40) as f64 / (1u64 << 24) as f64;
-        let offset = self.tick_interval.mul_f64(part);
+        self.tick_interval.mul_f64(part)
+    }
+
+    /// Regions tick at different times, so that the work spreads over the interval.
+    fn start_ticking(&self, router: &RegionRouter, region: RegionId) {
+        let offset = self.offset_in_tick(region);
         router.outbox().send_after(region.get(), offset, RegionMessage::Tick);
         // What recovery left to do (replaying the log) begins now and not with the first tick.
         let _ = router.force_send(region.get(), RegionMessage::Continue);

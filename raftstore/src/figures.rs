@@ -43,7 +43,7 @@ impl Figures {
         })
     }
 
-    fn counters(&self) -> [Figure; 8] {
+    fn counters(&self) -> [Figure; 9] {
         let stats = self.inner.router.stats().snapshot();
         [
             ("rounds_total", "Rounds of all pollers.", stats.rounds),
@@ -54,14 +54,20 @@ impl Figures {
             ("mailbox_refusals_total", "Messages refused by full mailboxes.", stats.refused),
             ("mailbox_forced_total", "Messages sent by force.", stats.forced),
             ("region_panics_total", "Regions quarantined after a panic.", stats.panics),
+            (
+                "woken_regions_total",
+                "Times a sleeping region was woken because the store that led it was lost.",
+                self.inner.liveness.figures().woken,
+            ),
         ]
     }
 
-    fn gauges(&self) -> [Figure; 9] {
+    fn gauges(&self) -> [Figure; 11] {
         let router = &self.inner.router;
         let scheduled: usize = router.waiting().iter().sum();
         let depths = self.inner.queues.depths(scheduled);
         let snapshots = self.inner.queues.snapshots();
+        let liveness = self.inner.liveness.figures();
         let healthy = !self.inner.health.has_failed();
         [
             ("scheduled_regions", "Regions that wait for a poller.", scheduled as u64),
@@ -80,6 +86,8 @@ impl Figures {
                 "Regions that are damaged or quarantined.",
                 self.inner.set_aside.lock().len() as u64,
             ),
+            ("regions_asleep", "Regions that sleep.", liveness.asleep),
+            ("stores_lost", "Stores with regions of this one that do not answer.", liveness.lost),
             ("healthy", "1, or 0 after the store had to stop.", u64::from(healthy)),
         ]
     }

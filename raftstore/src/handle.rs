@@ -6,6 +6,7 @@ use crate::error::{StartError, StoreFailure};
 use crate::health::Health;
 use crate::in_turn::in_turn;
 use crate::inspect::Queues;
+use crate::liveness::{Liveness, StorePing};
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::Metrics;
 use crate::published::Directory;
@@ -77,6 +78,7 @@ pub(crate) struct HandleInner {
     pub(crate) set_aside: SetAside,
     pub(crate) directory: Arc<Directory>,
     pub(crate) queues: Queues,
+    pub(crate) liveness: Arc<Liveness>,
     /// Gone once the store has stopped, so that a handle does not keep the log store open.
     pub(crate) creator: Mutex<Option<Arc<Creator>>>,
     pub(crate) stopped: AtomicBool,
@@ -266,6 +268,16 @@ impl StoreHandle {
         let taken = self.inner.queues.streams.try_push(task, weight).is_ok();
         if !taken {
             self.inner.metrics.count_dropped("queue_full", 1);
+        }
+        taken
+    }
+
+    /// Takes what another store asks or answers about who lives: for implementers of a
+    /// [`Transport`](crate::Transport)'s receiving side. Says whether it was taken.
+    pub fn deliver_ping(&self, ping: StorePing) -> bool {
+        let taken = self.inner.router.send_control(StoreMessage::Ping(ping)).is_ok();
+        if !taken {
+            self.inner.metrics.count_dropped("mailbox_full", 1);
         }
         taken
     }

@@ -48,6 +48,8 @@ pub struct RegionInfo {
     pub description: Arc<RegionDescription>,
     /// This store's peer.
     pub peer_id: PeerId,
+    /// Whether it sleeps: nothing happens in its region.
+    pub asleep: bool,
     /// What it is in its region.
     pub role: Role,
     /// Its term.
@@ -90,6 +92,7 @@ impl RegionInfo {
             },
             description: summary.description,
             peer_id: summary.peer_id,
+            asleep: summary.asleep,
             role: summary.role,
             term: summary.term,
             leader: summary.leader,
@@ -112,6 +115,7 @@ impl RegionInfo {
             state,
             description: Arc::new(RegionDescription::uninitialised(region_id, 0)),
             peer_id: PeerId::default(),
+            asleep: false,
             role: Role::Follower,
             term: Term::default(),
             leader: None,

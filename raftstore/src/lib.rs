@@ -25,6 +25,7 @@ mod handle;
 mod health;
 mod in_turn;
 mod inspect;
+mod liveness;
 mod log_store;
 mod message;
 mod metrics;
@@ -39,6 +40,7 @@ mod read_gate;
 mod reads;
 mod region_fsm;
 mod repair;
+mod rest;
 mod snapshot;
 mod state_machine;
 mod store;
@@ -59,6 +61,7 @@ pub use error::{StartError, StoreFailure};
 pub use events::{CreatedBy, Observer, RegionEvent};
 pub use handle::{AnswerFuture, StoreHandle, Write};
 pub use inspect::{QueueDepths, RegionInfo, RegionState, SnapshotsUnderWay, StoreStatus};
+pub use liveness::StorePing;
 pub use log_store::{
     DamagedRegion, EngineConfig, LogBatch, LogStore, LogStoreError, MemoryLogStore,
     RaftEngineLogStore, RegionWrite, Stored, StoredRegion,

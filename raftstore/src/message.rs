@@ -1,9 +1,10 @@
 //! What the mailboxes carry.
 
+use crate::liveness::StorePing;
 use crate::snapshot::Arrival;
 use region::{
     AdminCommand, Answer, AppliedState, Callback, Envelope, Index, PeerId, Persisted, Proposal,
-    Read, RegionDescription, RegionId, RegionStatus,
+    Read, RegionDescription, RegionId, RegionStatus, StoreId,
 };
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub(crate) enum RegionMessage {
     BeginFromSplit(Arc<RegionDescription>),
     /// The log store needs the space of the region's old entries.
     CompactSoon,
+    /// The region sleeps, and the store is lost that led it, or was started anew.
+    StoreLost(StoreId),
     /// From a timer.
     Tick,
     /// Stand for election now.
@@ -41,6 +44,14 @@ pub(crate) enum RegionMessage {
     Continue,
     /// Tell how things are.
     Status(Box<dyn FnOnce(RegionStatus) + Send>),
+}
+
+impl RegionMessage {
+    /// Whether a region that sleeps has to wake for it.
+    pub(crate) fn rouses(&self) -> bool {
+        use RegionMessage::{Applied, Continue, Persisted, Status, Tick};
+        !matches!(self, Persisted(_) | Applied(_) | Tick | Continue | Status(_))
+    }
 }
 
 /// To the store's control FSM.
@@ -53,6 +64,10 @@ pub(crate) enum StoreMessage {
     Stray(Box<Envelope>),
     /// A snapshot is complete.
     SnapshotArrived(Box<Arrival>),
+    /// Another store asks whether this one lives, or answers.
+    Ping(StorePing),
+    /// From a timer: it is time to ask the others.
+    AskOthers,
     /// A region is here from now on.
     Created(RegionId),
 }

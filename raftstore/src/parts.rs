@@ -7,6 +7,7 @@ use crate::events::Observers;
 use crate::handle::{HandleInner, StoreHandle};
 use crate::health::Health;
 use crate::inspect::Queues;
+use crate::liveness::{Liveness, Patience};
 use crate::log_store::LogStore;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -75,13 +76,12 @@ impl Parts {
             false => config.log_writers.unwrap_or(1),
         };
         let health = Arc::new(Health::default());
+        // The keys that the standard library draws for it are others each time.
+        let incarnation = RandomState::new().hash_one(store_id);
+        let patience = Patience::new(config.raft.election_ticks);
         let creator = Creator {
             store_id,
-            region_config: Arc::new(RegionConfig {
-                // The keys that the standard library draws for it are others each time.
-                incarnation: RandomState::new().hash_one(store_id),
-                ..config.region_config()
-            }),
+            region_config: Arc::new(RegionConfig { incarnation, ..config.region_config() }),
             tick_interval: config.raft.tick_interval,
             log_store: seams.log_store.clone(),
             state_machine: seams.state_machine.clone(),
@@ -90,6 +90,7 @@ impl Parts {
             directory: Arc::default(),
             peers: Arc::new(Peers::default()),
             gates: Arc::new(ReadGates::default()),
+            liveness: Arc::new(Liveness::new(patience, incarnation)),
             set_aside: SetAside::default(),
             health: health.clone(),
             metrics: metrics.clone(),
@@ -262,6 +263,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             ranges: self.creator.ranges.clone(),
             gates: self.creator.gates.clone(),
+            liveness: self.creator.liveness.clone(),
             set_aside: self.creator.set_aside.clone(),
             directory: self.creator.directory.clone(),
             queues: Queues {

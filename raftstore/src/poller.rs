@@ -59,6 +59,10 @@ impl StorePoller {
         }
     }
 
+    fn tick_interval(&self) -> Duration {
+        self.collect.creator.tick_interval
+    }
+
     /// Stations 3 and 4: what needs no disk leaves first.
     fn persist_and_send(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
         loop {
@@ -164,6 +168,7 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         }
         // Of the round, which is earlier: leases that count from when something was sent end earlier, too.
         fsm.region.set_time(self.now);
+        fsm.rouse(messages, &self.collect.creator.liveness, self.now, self.tick_interval());
         self.propose.run(fsm, messages, self.now, &mut self.effects, &mut self.metrics, outbox);
         self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
     }
@@ -174,9 +179,11 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         self.persist_and_send(batch, outbox);
         self.apply(batch, outbox);
         let now_ms = self.now.as_millis() as u32;
+        let (tick, liveness) = (self.tick_interval(), &self.collect.creator.liveness);
         for claim in batch.iter_mut() {
-            let RegionFsm { region, publisher, .. } = claim.fsm_mut();
-            publisher.turn_ended(region, now_ms);
+            let fsm = claim.fsm_mut();
+            fsm.settle_down(liveness, || self.clock.now(), tick, outbox);
+            fsm.publisher.turn_ended(&fsm.region, now_ms);
         }
         if self.health.has_failed() {
             self.collect.send.clear();
@@ -210,6 +217,7 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
             fsm.region.shutdown(&mut self.effects);
         }
         self.metrics.region_gone(fsm.role);
+        fsm.leave(&self.collect.creator.liveness);
         // What is set aside still shows how it stood last.
         let creator = &self.collect.creator;
         if !creator.set_aside.lock().contains_key(&region_id) {

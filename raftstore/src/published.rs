@@ -59,6 +59,7 @@ struct Compact {
     progress: Box<[CompactProgress]>,
     role: Role,
     standing: Standing,
+    asleep: bool,
     /// Its place in the description; 255 if there is none.
     leader: u8,
 }
@@ -76,6 +77,7 @@ pub(crate) struct Summary {
     pub(crate) peer_id: PeerId,
     pub(crate) role: Role,
     pub(crate) standing: Standing,
+    pub(crate) asleep: bool,
     pub(crate) term: Term,
     pub(crate) leader: Option<PeerId>,
     pub(crate) truncated: Index,
@@ -113,6 +115,7 @@ impl Published {
             peer_id: compact.peer_id,
             role: compact.role,
             standing: compact.standing,
+            asleep: compact.asleep,
             term: compact.term,
             leader: peers.get(usize::from(compact.leader)).map(|peer| peer.id),
             truncated: behind(compact.truncated_behind),
@@ -161,6 +164,7 @@ impl Compact {
             progress: progress.collect(),
             role: region.role(),
             standing: standing(region, leaving),
+            asleep: region.is_asleep(),
             leader: leader.unwrap_or(u8::MAX),
             description,
         }
@@ -238,7 +242,9 @@ impl Publisher {
             region.term().get(),
             region.leader().map_or(0, |peer| peer.id.get()),
             epoch.conf_ver << 32 ^ epoch.version,
-            region.role() as u64 | (standing(region, self.leaving) as u64) << 8,
+            region.role() as u64
+                | (standing(region, self.leaving) as u64) << 8
+                | u64::from(region.is_asleep()) << 16,
             region.cached_bytes() as u64,
             self.writes,
         ];

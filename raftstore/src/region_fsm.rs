@@ -3,6 +3,7 @@
 use crate::message::RegionMessage;
 use crate::published::Publisher;
 use crate::read_gate::ReadGate;
+use crate::rest::Rest;
 use crate::store_fsm::StoreFsm;
 use batch_system::{Fsm, Outbox, Router};
 use region::{Region, Role, Serving};
@@ -24,6 +25,10 @@ pub(crate) struct RegionFsm {
     pub(crate) slot: u32,
     /// Where readers look.
     pub(crate) gate: Arc<ReadGate>,
+    /// Whether a tick is under way to it.
+    pub(crate) ticking: bool,
+    /// Since when it sleeps, and whose store is watched meanwhile.
+    pub(crate) rest: Option<Rest>,
     /// As they see it.
     published: Option<Serving>,
     /// As long as the region knows nothing: it is counted among those that do not.
@@ -37,7 +42,18 @@ impl Fsm for RegionFsm {
 impl RegionFsm {
     pub(crate) fn new(region: Region, gate: Arc<ReadGate>, newcomer: Option<Arc<()>>) -> Self {
         let publisher = Publisher::new(&region);
-        Self { region, role: None, publisher, slot: 0, gate, published: None, newcomer }
+        Self {
+            region,
+            role: None,
+            publisher,
+            slot: 0,
+            gate,
+            // It begins with one.
+            ticking: true,
+            rest: None,
+            published: None,
+            newcomer,
+        }
     }
 
     /// Lets readers know how the region stands. Before any message of its turn leaves.

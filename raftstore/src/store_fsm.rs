@@ -10,6 +10,7 @@
 //! | nothing of that | it is dropped; who sent it will send again |
 
 use crate::creator::Creator;
+use crate::liveness::{Heard, StorePing};
 use crate::message::{RegionMessage, StoreMessage};
 use crate::peers::Refused;
 use crate::region_fsm::{RegionOutbox, RegionRouter};
@@ -74,6 +75,8 @@ impl StoreFsm {
                 }
             }
             StoreMessage::Created(region) => self.give_held(region, outbox),
+            StoreMessage::Ping(ping) => self.take_ping(ping, send),
+            StoreMessage::AskOthers => self.ask_others(outbox, send),
         }
     }
 
@@ -82,6 +85,52 @@ impl StoreFsm {
         if let StoreMessage::Answer(callback, answer) = message {
             callback.call(answer);
         }
+    }
+
+    /// Another store asks, or has answered. One that has failed does not answer: it leads nobody any more.
+    fn take_ping(&self, ping: StorePing, send: &SendStation) {
+        let Creator { liveness, store_id, region_config, health, .. } = &*self.creator;
+        let ours = ping.cluster_id == region_config.cluster_id && ping.to == *store_id;
+        if !ours || ping.from == *store_id {
+            return self.creator.metrics.count_dropped("wrong_recipient", 1);
+        }
+        match ping.answer {
+            None if health.has_failed() => {}
+            None => {
+                let answer = Some(liveness.life());
+                send.ping(StorePing { from: ping.to, to: ping.from, answer, ..ping });
+            }
+            Some(life) if ping.asker == liveness.life() => {
+                match liveness.hear(ping.from, ping.number, life) {
+                    Heard::Nothing => {}
+                    Heard::Back => tracing::info!(store = %ping.from, "the store answers again"),
+                    Heard::Restarted(regions) => {
+                        let store = ping.from;
+                        tracing::info!(%store, regions, "the store was started anew: waking what it led");
+                    }
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Once a tick: asks the stores that somebody here relies on, and wakes what lost ones have led.
+    fn ask_others(&self, outbox: &mut RegionOutbox, send: &SendStation) {
+        let Creator { liveness, store_id, region_config, tick_interval, .. } = &*self.creator;
+        let turn = liveness.tick();
+        let (number, stores) = turn.ask;
+        let (cluster_id, from, asker) = (region_config.cluster_id, *store_id, liveness.life());
+        for to in stores {
+            send.ping(StorePing { cluster_id, from, to, asker, number, answer: None });
+        }
+        for store in turn.lost {
+            tracing::warn!(%store, "the store does not answer: waking what it led");
+        }
+        for (region, store) in turn.wake {
+            let offset = self.creator.offset_in_tick(region);
+            outbox.send_after(region.get(), offset, RegionMessage::StoreLost(store));
+        }
+        outbox.send_control_after(*tick_interval, StoreMessage::AskOthers);
     }
 
     fn stray(&mut self, envelope: Box<Envelope>, router: &RegionRouter, send: &mut SendStation) {

@@ -8,7 +8,7 @@ use raft::eraftpb::MessageType;
 use raftstore::{
     AdminRequest, CreatedBy, Envelope, InProcessTransport, MemoryLogStore, NewRegion, Observer,
     OrderedMap, PeerId, RegionEvent, RegionId, Registry, SnapshotMessage, SplitRequest, Store,
-    StoreId, Transport,
+    StoreId, StorePing, Transport,
 };
 use std::sync::Arc;
 
@@ -35,6 +35,10 @@ impl Transport for Withholding {
 
     fn send_snapshot(&self, message: SnapshotMessage) -> bool {
         self.network.send_snapshot(message)
+    }
+
+    fn send_ping(&self, ping: StorePing) -> bool {
+        self.network.send_ping(ping)
     }
 }
 

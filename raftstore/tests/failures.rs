@@ -10,7 +10,7 @@ use raftstore::{
     Envelope, InProcessTransport, Index, LogBatch, LogReadError, LogReader, LogStore,
     LogStoreError, MapCommand, MemoryLogStore, OrderedMap, ProposeError, ReadError, ReadRequest,
     RegionCommands, RegionId, RegionWrite, SnapshotMessage, StateMachine, StateMachineError, Store,
-    StoreFailure, StoreHandle, StoreId, Stored, Term, Transport,
+    StoreFailure, StoreHandle, StoreId, StorePing, Stored, Term, Transport,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -408,6 +408,11 @@ impl Transport for PanickyTransport {
     fn send_snapshot(&self, message: SnapshotMessage) -> bool {
         assert!(!self.panics.load(Ordering::Acquire), "injected");
         self.inner.send_snapshot(message)
+    }
+
+    fn send_ping(&self, ping: StorePing) -> bool {
+        assert!(!self.panics.load(Ordering::Acquire), "injected");
+        self.inner.send_ping(ping)
     }
 }
 

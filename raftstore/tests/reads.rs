@@ -7,7 +7,7 @@ use common::{config, eventually, region, Cluster, DEADLINE};
 use raftstore::{
     AdminRequest, Envelope, InProcessTransport, Index, MapCommand, MemoryLogStore, NewRegion,
     OrderedMap, PeerId, ReadError, ReadRequest, ReadWay, RegionEpoch, RegionId, SnapshotMessage,
-    SplitRequest, StoreBuilder, StoreConfig, StoreHandle, StoreId, Transport,
+    SplitRequest, StoreBuilder, StoreConfig, StoreHandle, StoreId, StorePing, Transport,
 };
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -209,6 +209,10 @@ impl Transport for Cut {
 
     fn send_snapshot(&self, message: SnapshotMessage) -> bool {
         !self.is_between(message.to) && self.network.send_snapshot(message)
+    }
+
+    fn send_ping(&self, ping: StorePing) -> bool {
+        !self.is_between(ping.to) && self.network.send_ping(ping)
     }
 }
 

@@ -9,7 +9,7 @@ use raftstore::{
     AppliedState, Bytes, DirectorySnapshotFiles, Discarded, DrivenStore, Envelope, Index,
     MapCommand, MemoryLogStore, MemorySnapshotFiles, OrderedMap, Peer, PeerId, RegionDescription,
     RegionId, RegionState, Registry, SnapshotBody, SnapshotFiles, SnapshotId, SnapshotMessage,
-    StagedSnapshot, StartError, StateMachine, Store, StoreBuilder, StoreHandle, StoreId,
+    StagedSnapshot, StartError, StateMachine, Store, StoreBuilder, StoreHandle, StoreId, StorePing,
     StoreThread, Term, Transport,
 };
 use std::io::{self, Read};
@@ -35,6 +35,10 @@ impl Transport for Heard {
     fn send_snapshot(&self, message: SnapshotMessage) -> bool {
         self.0.lock().push(message);
         true
+    }
+
+    fn send_ping(&self, _: StorePing) -> bool {
+        false
     }
 }
 

@@ -14,10 +14,9 @@ use crate::error::{ProposeError, ReadError};
 use crate::ids::{Index, PeerId};
 use crate::lease::{Lease, Quorum};
 use crate::life::Life;
-use crate::reads::{
-    context, Read, ReadAnswer, ReadMode, ReadPoint, ReadQueue, ReadWay, Serving, CONTEXT_BYTES,
-};
+use crate::reads::{context, Read, ReadAnswer, ReadMode, ReadPoint, ReadQueue, ReadWay, Serving};
 use crate::region::Region;
+use crate::sleep::QUESTION_BYTES;
 
 /// Bytes of the time in a heartbeat's context.
 pub(crate) const STAMP_BYTES: usize = 8;
@@ -301,11 +300,10 @@ impl Region {
                 }
             }
             MessageType::MsgHeartbeatResponse if of_this_term => {
-                let sent = asked_at().or_else(|| {
-                    let stamp = message.context.get(..STAMP_BYTES)?.try_into().ok()?;
-                    let stamped = message.context.len() < CONTEXT_BYTES;
-                    stamped.then(|| Duration::from_nanos(u64::from_be_bytes(stamp)))
-                });
+                let sent = match message.context.len() {
+                    STAMP_BYTES | QUESTION_BYTES => stamp_of(&message.context),
+                    _ => asked_at(),
+                };
                 if let (Some(sent), Some(lease)) = (sent, self.lease()) {
                     lease.received(from, sent, now);
                 }
@@ -365,4 +363,10 @@ impl Region {
             lease.off_until_applied(split);
         }
     }
+}
+
+/// When the heartbeat was sent that carries this context.
+fn stamp_of(context: &[u8]) -> Option<Duration> {
+    let stamp = context.get(..STAMP_BYTES)?.try_into().ok()?;
+    Some(Duration::from_nanos(u64::from_be_bytes(stamp)))
 }

@@ -24,6 +24,9 @@
 //! last word. So it is told on waking for how many whole ticks nothing has vouched for the leader, and counts
 //! them as if they had passed one by one.
 //!
+//! The question names the life of the leader's store. So a follower's store knows for which life its peer has
+//! fallen asleep, also when that one has ended before the two stores have spoken.
+//!
 //! Invariant: a peer that sleeps has nothing under way: no proposal, read, write, transfer or change; its log
 //! is persisted, committed and applied to the end; and, if it leads, so have all others theirs.
 
@@ -37,8 +40,9 @@ use crate::reading::STAMP_BYTES;
 use crate::region::{Campaign, Region};
 use crate::timeout;
 
-/// Bytes of a heartbeat's context that asks, or answers: time, index, and which of the two.
-const QUESTION_BYTES: usize = STAMP_BYTES + 8 + 1;
+/// Bytes of a heartbeat's context that asks, or answers: time, index, life of the leader's store, and which of
+/// the two.
+pub(crate) const QUESTION_BYTES: usize = STAMP_BYTES + 2 * 8 + 1;
 const ASKS: u8 = 1;
 const AGREES: u8 = 2;
 
@@ -51,9 +55,12 @@ pub(crate) struct Sleep {
     talk: Option<Box<Talk>>,
 }
 
-/// About sleeping at an index. A follower's lasts from the leader's question to the end of the turn.
+/// About sleeping at an index. A follower's lasts from the leader's question to the end of the turn, or of its
+/// sleep.
 struct Talk {
     index: Index,
+    /// The life of the leader's store.
+    life: u64,
     /// A leader's: who has agreed.
     agreed: Vec<PeerId>,
 }
@@ -62,6 +69,13 @@ impl Region {
     /// Whether the region sleeps: it needs no ticks, and has nothing to collect.
     pub fn is_asleep(&self) -> bool {
         self.sleep.asleep
+    }
+
+    /// Which life of the leader's store a sleeping follower relies on: its
+    /// [`incarnation`](crate::RegionConfig::incarnation).
+    pub fn relies_on_life(&self) -> Option<u64> {
+        let talk = self.sleep.talk.as_ref().filter(|_| self.sleep.asleep && !self.is_leader());
+        talk.map(|talk| talk.life)
     }
 
     /// Wakes the region. To be called before anything else is asked of one that sleeps, but for its figures.
@@ -107,7 +121,8 @@ impl Region {
 
     /// The context of a leader's heartbeats, if it is time to ask.
     pub(crate) fn ask_to_sleep(&self, stamp: [u8; STAMP_BYTES]) -> Option<Bytes> {
-        self.wants_to_sleep().then(|| question(stamp, self.last_index(), ASKS))
+        self.wants_to_sleep()
+            .then(|| question(stamp, self.last_index(), self.config.incarnation, ASKS))
     }
 
     /// A message that has passed the guard, before raft-rs has it.
@@ -120,12 +135,13 @@ impl Region {
             return;
         }
         match (message.get_msg_type(), read_question(&message.context)) {
-            (MessageType::MsgHeartbeat, Some((index, ASKS))) if !leading => {
-                self.sleep.talk = Some(Box::new(Talk { index, agreed: Vec::new() }));
+            (MessageType::MsgHeartbeat, Some((index, life, ASKS))) if !leading => {
+                self.sleep.talk = Some(Box::new(Talk { index, life, agreed: Vec::new() }));
             }
-            (MessageType::MsgHeartbeatResponse, Some((index, AGREES))) => {
+            (MessageType::MsgHeartbeatResponse, Some((index, life, AGREES))) => {
                 let from = PeerId::new(message.from);
-                if index == self.last_index() && self.wants_to_sleep() {
+                let asked = index == self.last_index() && life == self.config.incarnation;
+                if asked && self.wants_to_sleep() {
                     self.note_agreement(from);
                 }
             }
@@ -136,7 +152,8 @@ impl Region {
     fn note_agreement(&mut self, from: PeerId) {
         let index = self.last_index();
         let talk = self.sleep.talk.take().filter(|talk| talk.index == index);
-        let mut talk = talk.unwrap_or_else(|| Box::new(Talk { index, agreed: Vec::new() }));
+        let life = self.config.incarnation;
+        let mut talk = talk.unwrap_or_else(|| Box::new(Talk { index, life, agreed: Vec::new() }));
         if !talk.agreed.contains(&from) {
             talk.agreed.push(from);
         }
@@ -153,16 +170,17 @@ impl Region {
         let agreed = talk.map_or(&[][..], |talk| &talk.agreed);
         let mut others = self.description.peers.iter().filter(|peer| peer.id != self.peer.id);
         if others.all(|peer| agreed.contains(&peer.id)) {
-            self.fall_asleep();
+            self.fall_asleep(None);
         }
     }
 
     /// A follower that was asked agrees if it is idle, too, and if its turn has nothing to write.
     pub(crate) fn agree_to_sleep(&mut self, parts: &mut ReadyParts, before: &HardState) {
-        if self.is_leader() || self.sleep.talk.is_none() {
+        if self.is_leader() {
             return;
         }
-        let index = self.sleep.talk.take().map_or(Index::new(0), |talk| talk.index);
+        let Some(talk) = self.sleep.talk.take() else { return };
+        let index = talk.index;
         let to = self.raw.raft.leader_id;
         let writes = !parts.entries.is_empty()
             || (parts.hard_state.term, parts.hard_state.vote) != (before.term, before.vote);
@@ -173,18 +191,18 @@ impl Region {
         let message = &mut envelope.message;
         let answers = message.get_msg_type() == MessageType::MsgHeartbeatResponse
             && message.to == to
-            && read_question(&message.context) == Some((index, ASKS));
+            && read_question(&message.context) == Some((index, talk.life, ASKS));
         if answers {
             let mut stamp = [0; STAMP_BYTES];
             stamp.copy_from_slice(&message.context[..STAMP_BYTES]);
-            message.context = question(stamp, index, AGREES);
-            self.fall_asleep();
+            message.context = question(stamp, index, talk.life, AGREES);
+            self.fall_asleep(Some(talk));
         }
     }
 
-    fn fall_asleep(&mut self) {
+    fn fall_asleep(&mut self, talk: Option<Box<Talk>>) {
         self.shrink();
-        self.sleep = Sleep { asleep: true, ..Sleep::default() };
+        self.sleep = Sleep { asleep: true, idle_ticks: 0, talk };
     }
 
     fn wants_to_sleep(&self) -> bool {
@@ -225,21 +243,23 @@ impl Region {
     }
 }
 
-fn question(stamp: [u8; STAMP_BYTES], index: Index, what: u8) -> Bytes {
+fn question(stamp: [u8; STAMP_BYTES], index: Index, life: u64, what: u8) -> Bytes {
     let mut context = Vec::with_capacity(QUESTION_BYTES);
     context.extend_from_slice(&stamp);
     context.extend_from_slice(&index.get().to_be_bytes());
+    context.extend_from_slice(&life.to_be_bytes());
     context.push(what);
     context.into()
 }
 
-/// Index and kind of a context that is about sleep.
-fn read_question(context: &[u8]) -> Option<(Index, u8)> {
+/// Index, life and kind of a context that is about sleep.
+fn read_question(context: &[u8]) -> Option<(Index, u64, u8)> {
     if context.len() != QUESTION_BYTES {
         return None;
     }
-    let index = context[STAMP_BYTES..STAMP_BYTES + 8].try_into().ok()?;
-    Some((Index::new(u64::from_be_bytes(index)), context[QUESTION_BYTES - 1]))
+    let word = |at: usize| Some(u64::from_be_bytes(context[at..at + 8].try_into().ok()?));
+    let (index, life) = (word(STAMP_BYTES)?, word(STAMP_BYTES + 8)?);
+    Some((Index::new(index), life, context[QUESTION_BYTES - 1]))
 }
 
 #[cfg(test)]
@@ -249,8 +269,8 @@ mod tests {
     #[test]
     fn a_question_is_told_from_every_other_context() {
         let index = Index::new(77);
-        let asked = question([7; STAMP_BYTES], index, ASKS);
-        assert_eq!(read_question(&asked), Some((index, ASKS)));
+        let asked = question([7; STAMP_BYTES], index, 5, ASKS);
+        assert_eq!(read_question(&asked), Some((index, 5, ASKS)));
         for other in [&asked[..8], &asked[..16], &[0; 24][..], &[]] {
             assert_eq!(read_question(other), None);
         }

@@ -100,14 +100,15 @@ impl Network {
     pub(crate) fn take(&mut self, now_us: u64, mut packet: Packet) -> Vec<Arrival> {
         let link = self.links.entry((packet.from, packet.to)).or_default();
         if let Some(kind) = link.cuts.first() {
-            self.fired.note_many(*kind, packet.messages.len() as u64);
+            self.fired.note_many(*kind, packet.len() as u64);
             return Vec::new();
         }
         let (random, drop_pm) = (&mut self.random, self.plan.drop_pm + self.extra_drop_pm);
-        let before = packet.messages.len() + usize::from(packet.snapshot.is_some());
+        let before = packet.len();
         packet.messages.retain(|_| !random.chance(drop_pm));
         packet.snapshot = packet.snapshot.take().filter(|_| !random.chance(drop_pm));
-        let left = packet.messages.len() + usize::from(packet.snapshot.is_some());
+        packet.ping = packet.ping.take().filter(|_| !random.chance(drop_pm));
+        let left = packet.len();
         self.fired.note_many(FaultKind::MessageDropped, (before - left) as u64);
         if left == 0 || link.on_the_way >= MAX_ON_LINK {
             return Vec::new();
@@ -147,7 +148,7 @@ impl Network {
         let link = self.links.entry((packet.from, packet.to)).or_default();
         link.on_the_way -= 1;
         if let Some(kind) = link.cuts.first() {
-            self.fired.note_many(*kind, packet.messages.len() as u64);
+            self.fired.note_many(*kind, packet.len() as u64);
             return false;
         }
         if number < link.delivered {
@@ -186,7 +187,7 @@ mod tests {
 
     fn packet() -> Packet {
         let envelope = Envelope::decode(&Bytes::new()).expect("an empty one");
-        Packet { from: 1, to: 2, messages: vec![Box::new(envelope)], snapshot: None }
+        Packet { from: 1, to: 2, messages: vec![Box::new(envelope)], snapshot: None, ping: None }
     }
 
     fn network(plan: NetworkPlan) -> Network {

@@ -6,7 +6,7 @@ use crate::faults::{FaultKind, Fired};
 use crate::life::Life;
 use parking_lot::Mutex;
 use raft::eraftpb::{Message, MessageType};
-use raftstore::{Bytes, Envelope, RegionId, SnapshotMessage, StoreId, Transport};
+use raftstore::{Bytes, Envelope, RegionId, SnapshotMessage, StoreId, StorePing, Transport};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -17,10 +17,20 @@ pub(crate) struct Packet {
     pub from: u64,
     /// The receiving store.
     pub to: u64,
-    /// At least one, unless it is about a snapshot.
+    /// At least one, unless it is something else.
     pub messages: Vec<Box<Envelope>>,
     /// A message about a snapshot.
     pub snapshot: Option<Box<SnapshotMessage>>,
+    /// The question whether a store lives, or its answer.
+    pub ping: Option<StorePing>,
+}
+
+impl Packet {
+    /// How many messages it holds, of all kinds.
+    pub(crate) fn len(&self) -> usize {
+        let others = [self.snapshot.is_some(), self.ping.is_some()];
+        self.messages.len() + others.into_iter().filter(|there| *there).count()
+    }
 }
 
 /// What all stores have handed over since the network last looked.
@@ -100,7 +110,8 @@ impl Transport for SimTransport {
                 }
             }
         }
-        let packet = Packet { from: self.store, to: to.get(), messages, snapshot: None };
+        let packet =
+            Packet { from: self.store, to: to.get(), messages, snapshot: None, ping: None };
         outgoing.packets.push(packet);
         0
     }
@@ -125,7 +136,26 @@ impl Transport for SimTransport {
             }
         }
         let snapshot = Some(Box::new(message));
-        outgoing.packets.push(Packet { from, to, messages: Vec::new(), snapshot });
+        outgoing.packets.push(Packet { from, to, messages: Vec::new(), snapshot, ping: None });
+        true
+    }
+
+    fn send_ping(&self, ping: StorePing) -> bool {
+        if !self.life.call() {
+            return false;
+        }
+        let mut outgoing = self.outgoing.lock();
+        let (from, to) = (self.store, ping.to.get());
+        if outgoing.full.contains(&(from, to)) {
+            outgoing.fired.note(FaultKind::FullPipe);
+            return false;
+        }
+        if self.encodes && StorePing::decode(&ping.encode()) != Ok(ping) {
+            let text = format!("{ping:?}");
+            self.ledger.lock().violate("messages survive encoding", text);
+        }
+        let ping = Some(ping);
+        outgoing.packets.push(Packet { from, to, messages: Vec::new(), snapshot: None, ping });
         true
     }
 }

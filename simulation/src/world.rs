@@ -180,6 +180,9 @@ impl World {
                     if let Some(snapshot) = packet.snapshot.take() {
                         running.store.handle().deliver_snapshot(*snapshot);
                     }
+                    if let Some(ping) = packet.ping {
+                        running.store.handle().deliver_ping(ping);
+                    }
                     running.store.handle().deliver(&mut packet.messages);
                     self.record(packet.to, 0, &Event::Delivered { from, messages });
                     self.arrange(packet.to);

@@ -14,7 +14,7 @@ use crate::inspect::{RegionInfo, RegionState};
 use crate::metrics::Metrics;
 use crate::state_machine::{RegionSize, StateMachine};
 use crossbeam::channel::{Receiver, Sender};
-use region::{RegionId, Role};
+use region::{PeerProgress, RegionId, Role};
 use rustc_hash::FxHashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -192,6 +192,9 @@ impl PlacementWorker {
     }
 
     fn beat_for(&mut self, info: &RegionInfo, now: Duration) -> RegionHeartbeat {
+        let others = || info.peers.iter().filter(|peer| peer.peer_id != info.peer_id);
+        let down = others().filter(|peer| self.silent_ticks(info, peer) >= self.habits.down_ticks);
+        let down = down.map(|peer| peer.peer_id).collect();
         let led = self.led.entry(info.region_id).or_default();
         let since = led.at.replace(now);
         let writes = match since {
@@ -199,9 +202,7 @@ impl PlacementWorker {
             None => 0,
         };
         led.writes = info.writes;
-        let others = || info.peers.iter().filter(|peer| peer.peer_id != info.peer_id);
         let pending = others().filter(|peer| peer.in_snapshot || peer.lag > PENDING_ENTRIES);
-        let down = others().filter(|peer| peer.silent_ticks >= self.habits.down_ticks);
         RegionHeartbeat {
             store: self.handle.store_id(),
             leader: info.peer_id,
@@ -211,8 +212,16 @@ impl PlacementWorker {
             writes,
             elapsed: since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
             pending: pending.map(|peer| peer.peer_id).collect(),
-            down: down.map(|peer| peer.peer_id).collect(),
+            down,
         }
+    }
+
+    /// A leader that sleeps hears of no peer; it has its store listen for theirs.
+    fn silent_ticks(&self, info: &RegionInfo, peer: &PeerProgress) -> u64 {
+        let store = info.description.peer(peer.peer_id).map(|peer| peer.store);
+        let lost = store.filter(|_| info.asleep);
+        let lost = lost.and_then(|store| self.handle.inner.liveness.lost_for(store));
+        lost.unwrap_or(0).max(peer.silent_ticks)
     }
 
     /// Asks the state machine for the sizes of those that were written to, a bounded number of them.

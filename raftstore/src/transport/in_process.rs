@@ -2,6 +2,7 @@
 
 use super::Transport;
 use crate::handle::StoreHandle;
+use crate::liveness::StorePing;
 use crate::snapshot::SnapshotMessage;
 use parking_lot::RwLock;
 use region::{Envelope, StoreId};
@@ -46,5 +47,9 @@ impl Transport for InProcessTransport {
     fn send_snapshot(&self, message: SnapshotMessage) -> bool {
         let handle = self.stores.read().get(&message.to).cloned();
         handle.is_some_and(|handle| handle.deliver_snapshot(message))
+    }
+
+    fn send_ping(&self, ping: StorePing) -> bool {
+        self.stores.read().get(&ping.to).is_some_and(|handle| handle.deliver_ping(ping))
     }
 }

@@ -4,6 +4,7 @@ mod in_process;
 
 pub use in_process::InProcessTransport;
 
+use crate::liveness::StorePing;
 use crate::snapshot::SnapshotMessage;
 use region::{Envelope, StoreId};
 
@@ -22,4 +23,10 @@ pub trait Transport: Send + Sync + 'static {
     /// [`deliver_snapshot`](crate::StoreHandle::deliver_snapshot) over there, and need not keep its place
     /// among the others.
     fn send_snapshot(&self, message: SnapshotMessage) -> bool;
+
+    /// Takes the question whether another store lives, or the answer to one; some fifty bytes, a few a tick and
+    /// store. Says whether it is carried. It is to be handed to
+    /// [`deliver_ping`](crate::StoreHandle::deliver_ping) over there, by the same way as Raft messages: whoever
+    /// can be pinged must be able to be sent those.
+    fn send_ping(&self, ping: StorePing) -> bool;
 }

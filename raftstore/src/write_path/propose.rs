@@ -93,6 +93,9 @@ impl ProposeStation {
                         self.creator.ranges.replace(region.description());
                     }
                 }
+                // The last one of a region that sleeps.
+                RegionMessage::Tick if region.is_asleep() => fsm.ticking = false,
+                RegionMessage::StoreLost(store) => drop(region.leader_lost(store)),
                 RegionMessage::Tick => {
                     fsm.publisher.hurry();
                     region.tick(effects);

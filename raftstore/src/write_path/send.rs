@@ -1,6 +1,7 @@
 //! Station 4. In: messages that may leave now, and those that had to wait for the disk. Out: one
 //! hand-over to the transport for each destination and round.
 
+use crate::liveness::StorePing;
 use crate::metrics::LocalMetrics;
 use crate::snapshot::{StreamQueue, StreamTask, TASK_WEIGHT};
 use crate::transport::Transport;
@@ -30,6 +31,11 @@ impl SendStation {
     /// Adds messages whose promises are durable.
     pub(crate) fn add_responses(&mut self, messages: Released) {
         messages.into_messages().into_iter().for_each(|message| self.add(message));
+    }
+
+    /// Asks another store whether it lives, or answers; at once. It does not matter if it is lost.
+    pub(crate) fn ping(&self, ping: StorePing) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.transport.send_ping(ping)));
     }
 
     /// Hands everything to the transport.

@@ -102,11 +102,11 @@ fn message(message: &Message) -> String {
 
 /// What a heartbeat says about sleep.
 fn sleep(context: &[u8]) -> String {
-    if context.len() != 17 {
+    if context.len() != 25 {
         return String::new();
     }
     let index = u64::from_be_bytes(context[8..16].try_into().unwrap());
-    match context[16] {
+    match context[24] {
         1 => format!(" sleep at {index}?"),
         _ => format!(" sleeps at {index}"),
     }

@@ -134,6 +134,7 @@ mod tests {
     fn status() -> RegionStatus {
         let description = RegionDescription::new(RegionId::new(1), "", "", []);
         RegionStatus {
+            asleep: false,
             description: Arc::new(description),
             peer_id: PeerId::new(1),
             role: Role::Follower,

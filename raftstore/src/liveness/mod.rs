@@ -1,0 +1,386 @@
+//! Who of the other stores lives, on behalf of regions that sleep.
+//!
+//! A sleeping region hears nothing of its leader. Its store asks the leader's store instead, once a tick for all
+//! regions together:
+//!
+//! ```text
+//!            falls asleep                       so many questions unanswered, or
+//!   region ──────────────► watched, by leader ─────────────────────────────────────► doubted
+//!     ▲                                          the answer of another life               │
+//!     └───────────────────── woken, a few a tick, each at a time of its own ◄─────────────┘
+//! ```
+//!
+//! What counts is a question that was answered: it shows that both directions work. A store that hears and is not
+//! heard, or the other way round, is lost to the one that asks. Questions are counted and not timed, so a store
+//! that has been stopped itself for a while does not take everybody else for lost when it goes on.
+//!
+//! A little time passes between the decision and the first region woken: by then the other stores have come to
+//! the same conclusion, and those asked for their votes know it.
+//!
+//! Invariant: a region is watched exactly while it sleeps. What was doubted once is doubted until the region has
+//! woken, or its leader's store has answered in the life that the regions fell asleep in.
+
+mod ping;
+
+pub use ping::StorePing;
+
+use parking_lot::Mutex;
+use region::{RegionId, StoreId};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Ticks between the decision that a store is lost and the first region woken.
+const CONSULT_TICKS: u64 = 2;
+
+/// Fewest regions woken in a tick.
+const MIN_WAKES: usize = 64;
+
+/// How a store is watched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Questions without an answer after which a store is lost.
+    pub(crate) questions: u64,
+    /// Ticks over which the regions of a lost store are woken.
+    pub(crate) spread: u64,
+}
+
+impl Patience {
+    /// All is over within an election timeout and a half: a follower that ticks waits for up to two.
+    pub(crate) fn new(election_ticks: usize) -> Self {
+        let election = election_ticks as u64;
+        let questions = election.saturating_sub(CONSULT_TICKS + 1).max(2);
+        Self { questions, spread: (election / 2).max(1) }
+    }
+}
+
+/// What the store knows of the others.
+#[derive(Debug)]
+pub(crate) struct Liveness {
+    patience: Patience,
+    /// This life of the store.
+    life: u64,
+    /// Regions that sleep.
+    asleep: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+/// For metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// Regions that sleep here.
+    pub(crate) asleep: u64,
+    /// Stores that are lost.
+    pub(crate) lost: u64,
+    /// Regions woken so far because of that.
+    pub(crate) woken: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Questions put so far, one a tick.
+    number: u64,
+    stores: FxHashMap<StoreId, Watched>,
+    wakes: u64,
+}
+
+/// A store that somebody here relies on.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Regions that sleep here and are led there.
+    followers: FxHashSet<RegionId>,
+    /// How many regions that sleep are led here and have a peer there.
+    led: usize,
+    /// The last question answered.
+    answered: u64,
+    /// The life that regions rely on; `None` if none does, before the first answer.
+    life: Option<u64>,
+    lost: bool,
+    /// Of `followers`, those that must wake.
+    doubted: FxHashSet<RegionId>,
+    /// From which question on, and how many of them a tick.
+    wake: (u64, usize),
+}
+
+/// What is to be done in a tick.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// The number of the question, and who is to be asked.
+    pub(crate) ask: (u64, Vec<StoreId>),
+    /// Regions to be woken, and the store that has led them.
+    pub(crate) wake: Vec<(RegionId, StoreId)>,
+    /// Stores found lost.
+    pub(crate) lost: Vec<StoreId>,
+}
+
+/// What an answer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Nothing new.
+    Nothing,
+    /// The store was lost, and is back.
+    Back,
+    /// It has been started anew, and so many regions here sleep that it has led.
+    Restarted(usize),
+}
+
+impl Liveness {
+    pub(crate) fn new(patience: Patience, life: u64) -> Self {
+        Self { patience, life, asleep: AtomicU64::new(0), inner: Mutex::default() }
+    }
+
+    /// This life of the store.
+    pub(crate) fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// A region has fallen asleep that is led on another store, in this life of that one. If nobody vouches for
+    /// the leader, its store being lost or in another life, the region is to be woken at once; this says so.
+    #[must_use]
+    pub(crate) fn watch_leader(&self, region: RegionId, store: StoreId, life: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let watched = inner.watched(store);
+        watched.followers.insert(region);
+        !watched.lost && *watched.life.get_or_insert(life) == life
+    }
+
+    /// It has woken, or ended.
+    pub(crate) fn leave_leader(&self, region: RegionId, store: StoreId) {
+        let mut inner = self.inner.lock();
+        if let Some(watched) = inner.stores.get_mut(&store) {
+            watched.followers.remove(&region);
+            watched.doubted.remove(&region);
+        }
+    }
+
+    /// A region has fallen asleep that is led here and has a peer on that store.
+    pub(crate) fn watch_follower(&self, store: StoreId) {
+        self.inner.lock().watched(store).led += 1;
+    }
+
+    /// It has woken, or ended.
+    pub(crate) fn leave_follower(&self, store: StoreId) {
+        if let Some(watched) = self.inner.lock().stores.get_mut(&store) {
+            watched.led = watched.led.saturating_sub(1);
+        }
+    }
+
+    /// Whether nobody vouches for the leader of a sleeping region, which is on this store.
+    pub(crate) fn doubts(&self, region: RegionId, store: StoreId) -> bool {
+        let inner = self.inner.lock();
+        inner.stores.get(&store).is_some_and(|it| it.lost || it.doubted.contains(&region))
+    }
+
+    /// For how many ticks a store has not answered, if it is lost.
+    pub(crate) fn lost_for(&self, store: StoreId) -> Option<u64> {
+        let inner = self.inner.lock();
+        let watched = inner.stores.get(&store).filter(|watched| watched.lost)?;
+        Some(inner.number - watched.answered)
+    }
+
+    /// A region has begun to sleep here, or has ceased to.
+    pub(crate) fn note_asleep(&self, begins: bool) {
+        match begins {
+            true => self.asleep.fetch_add(1, Ordering::Relaxed),
+            false => self.asleep.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+
+    /// As of now.
+    pub(crate) fn figures(&self) -> Figures {
+        let inner = self.inner.lock();
+        let lost = inner.stores.values().filter(|watched| watched.lost).count() as u64;
+        let asleep = self.asleep.load(Ordering::Relaxed);
+        Figures { asleep, lost, woken: inner.wakes }
+    }
+
+    /// A tick.
+    pub(crate) fn tick(&self) -> Turn {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        inner.number += 1;
+        let (number, patience) = (inner.number, self.patience);
+        let mut turn = Turn { ask: (number, Vec::new()), ..Turn::default() };
+        inner.stores.retain(|_, watched| !watched.followers.is_empty() || watched.led > 0);
+        for (store, watched) in &mut inner.stores {
+            turn.ask.1.push(*store);
+            if !watched.lost && number - watched.answered > patience.questions {
+                watched.lost = true;
+                watched.doubt_all(number, patience);
+                turn.lost.push(*store);
+            }
+            watched.take_wakes(number, |region| turn.wake.push((region, *store)));
+        }
+        inner.wakes += turn.wake.len() as u64;
+        turn.ask.1.sort_unstable();
+        turn.lost.sort_unstable();
+        turn.wake.sort_unstable();
+        turn
+    }
+
+    /// A store has answered a question of this life.
+    pub(crate) fn hear(&self, store: StoreId, number: u64, life: u64) -> Heard {
+        let mut guard = self.inner.lock();
+        let asked = guard.number;
+        let Some(watched) = guard.stores.get_mut(&store) else { return Heard::Nothing };
+        if number <= watched.answered || number > asked {
+            return Heard::Nothing;
+        }
+        watched.answered = number;
+        let before = watched.life.replace(life);
+        if before.is_some_and(|before| before != life) {
+            watched.lost = false;
+            watched.doubt_all(asked, self.patience);
+            return Heard::Restarted(watched.doubted.len());
+        }
+        match std::mem::replace(&mut watched.lost, false) {
+            true => {
+                watched.doubted = FxHashSet::default();
+                Heard::Back
+            }
+            false => Heard::Nothing,
+        }
+    }
+}
+
+impl Inner {
+    fn watched(&mut self, store: StoreId) -> &mut Watched {
+        // As if it had answered just now: it is given the usual time.
+        let answered = self.number;
+        self.stores.entry(store).or_insert_with(|| Watched { answered, ..Watched::default() })
+    }
+}
+
+impl Watched {
+    fn doubt_all(&mut self, number: u64, patience: Patience) {
+        self.doubted.clone_from(&self.followers);
+        let share = self.doubted.len().div_ceil(patience.spread as usize);
+        self.wake = (number + CONSULT_TICKS, share.max(MIN_WAKES));
+    }
+
+    /// Regions stay doubted until they have woken: a message may be lost on its way to a full mailbox.
+    fn take_wakes(&mut self, number: u64, mut give: impl FnMut(RegionId)) {
+        if number < self.wake.0 {
+            return;
+        }
+        self.doubted.iter().take(self.wake.1).for_each(|region| give(*region));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: StoreId = StoreId::new(2);
+    const PATIENCE: Patience = Patience { questions: 3, spread: 4 };
+
+    fn liveness(regions: u64) -> Liveness {
+        let liveness = Liveness::new(PATIENCE, 1);
+        (1..=regions).for_each(|id| assert!(liveness.watch_leader(RegionId::new(id), TWO, 9)));
+        liveness
+    }
+
+    /// Ticks; what is woken wakes.
+    fn ticks(liveness: &Liveness, count: u64) -> Vec<(RegionId, StoreId)> {
+        let mut woken = Vec::new();
+        for _ in 0..count {
+            let turn = liveness.tick();
+            turn.wake.iter().for_each(|(region, store)| liveness.leave_leader(*region, *store));
+            woken.extend(turn.wake);
+        }
+        woken
+    }
+
+    #[test]
+    fn a_store_that_answers_is_left_alone() {
+        let liveness = liveness(3);
+        for _ in 0..20 {
+            let turn = liveness.tick();
+            assert_eq!(turn.ask.1, [TWO]);
+            assert!(turn.wake.is_empty());
+            assert_eq!(liveness.hear(TWO, turn.ask.0, 9), Heard::Nothing);
+        }
+        assert!(!liveness.doubts(RegionId::new(1), TWO));
+    }
+
+    #[test]
+    fn what_a_lost_store_led_is_woken_once_a_few_a_tick() {
+        let liveness = liveness(1_000);
+        assert!(ticks(&liveness, 3).is_empty());
+        let turn = liveness.tick();
+        assert_eq!((turn.lost, turn.wake.len()), (vec![TWO], 0), "others are given time to agree");
+        assert!(liveness.doubts(RegionId::new(7), TWO));
+        assert!(!liveness.watch_leader(RegionId::new(5_000), TWO, 9), "it does not sleep now");
+        liveness.leave_leader(RegionId::new(5_000), TWO);
+        assert!(ticks(&liveness, 1).is_empty());
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            let woken = ticks(&liveness, 1);
+            assert_eq!(woken.len(), 250);
+            all.extend(woken);
+        }
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 1_000);
+        assert!(ticks(&liveness, 20).is_empty());
+        let figures = Figures { asleep: 0, lost: 0, woken: 1_000 };
+        assert_eq!(liveness.figures(), figures, "nobody is watched any more");
+    }
+
+    #[test]
+    fn a_region_that_does_not_wake_is_told_again() {
+        let liveness = liveness(1);
+        ticks(&liveness, 5);
+        assert_eq!(liveness.tick().wake, [(RegionId::new(1), TWO)]);
+        assert_eq!(liveness.tick().wake, [(RegionId::new(1), TWO)]);
+    }
+
+    #[test]
+    fn one_that_comes_back_in_time_stops_the_waking_and_one_started_anew_does_not() {
+        for (life, expected) in [(9, Heard::Back), (10, Heard::Restarted(1_000))] {
+            let liveness = liveness(1_000);
+            let first = liveness.tick().ask.0;
+            assert_eq!(liveness.hear(TWO, first, 9), Heard::Nothing);
+            ticks(&liveness, 4);
+            assert!(liveness.doubts(RegionId::new(1), TWO));
+            let last = liveness.tick().ask.0;
+            assert_eq!(liveness.hear(TWO, last, life), expected);
+            assert_eq!(liveness.doubts(RegionId::new(1), TWO), life != 9);
+            assert_eq!(liveness.hear(TWO, first, 9), Heard::Nothing, "late and doubled answers");
+            for _ in 0..10 {
+                let turn = liveness.tick();
+                turn.wake.iter().for_each(|(region, store)| liveness.leave_leader(*region, *store));
+                let _ = liveness.hear(TWO, turn.ask.0, life);
+            }
+            assert_eq!(liveness.figures().woken, if life == 9 { 0 } else { 1_000 });
+        }
+    }
+
+    #[test]
+    fn a_life_that_ended_before_its_first_answer_is_missed() {
+        let liveness = liveness(1);
+        let number = liveness.tick().ask.0;
+        assert_eq!(liveness.hear(TWO, number, 10), Heard::Restarted(1));
+        assert!(!liveness.watch_leader(RegionId::new(2), TWO, 9), "its heartbeat came late");
+        assert!(liveness.watch_leader(RegionId::new(3), TWO, 10));
+    }
+
+    #[test]
+    fn questions_never_put_are_not_answered() {
+        let liveness = liveness(1);
+        let number = liveness.tick().ask.0;
+        assert_eq!(liveness.hear(TWO, number + 100, 9), Heard::Nothing);
+        ticks(&liveness, 4);
+        assert_eq!(liveness.lost_for(TWO), Some(5));
+        assert_eq!(liveness.hear(StoreId::new(3), number, 9), Heard::Nothing, "nobody asked it");
+    }
+
+    #[test]
+    fn a_leader_that_sleeps_has_its_followers_stores_watched() {
+        let liveness = Liveness::new(PATIENCE, 1);
+        liveness.watch_follower(TWO);
+        ticks(&liveness, 5);
+        assert_eq!(liveness.lost_for(TWO), Some(5));
+        liveness.leave_follower(TWO);
+        assert!(liveness.tick().ask.1.is_empty());
+    }
+}
