@@ -1,6 +1,7 @@
 //! A poller of a store: the write path's stations, run for a batch of regions.
 
 use crate::clock::Clock;
+use crate::creator::Creator;
 use crate::error::StoreFailure;
 use crate::events::RegionEvent;
 use crate::health::Health;
@@ -57,10 +58,6 @@ impl StorePoller {
             slots: 0,
             in_round: false,
         }
-    }
-
-    fn tick_interval(&self) -> Duration {
-        self.collect.creator.tick_interval
     }
 
     /// Stations 3 and 4: what needs no disk leaves first.
@@ -168,7 +165,7 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         }
         // Of the round, which is earlier: leases that count from when something was sent end earlier, too.
         fsm.region.set_time(self.now);
-        fsm.rouse(messages, &self.collect.creator.liveness, self.now, self.tick_interval());
+        fsm.rouse(messages, &self.collect.creator.liveness);
         self.propose.run(fsm, messages, self.now, &mut self.effects, &mut self.metrics, outbox);
         self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
     }
@@ -179,10 +176,10 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         self.persist_and_send(batch, outbox);
         self.apply(batch, outbox);
         let now_ms = self.now.as_millis() as u32;
-        let (tick, liveness) = (self.tick_interval(), &self.collect.creator.liveness);
+        let Creator { tick_interval, liveness, .. } = &*self.collect.creator;
         for claim in batch.iter_mut() {
             let fsm = claim.fsm_mut();
-            fsm.settle_down(liveness, || self.clock.now(), tick, outbox);
+            fsm.settle_down(liveness, *tick_interval, outbox);
             fsm.publisher.turn_ended(&fsm.region, now_ms);
         }
         if self.health.has_failed() {

@@ -6,59 +6,65 @@ use crate::region_fsm::{RegionFsm, RegionOutbox};
 use region::StoreId;
 use std::time::Duration;
 
-/// An FSM whose region sleeps.
+/// An FSM whose region sleeps, or has slept and not heard of its leader since.
+///
+/// Invariant: as long as there is one that names a leader's store, that store is watched for the region.
 pub(crate) struct Rest {
-    since: Duration,
+    asleep: bool,
+    /// At which tick of the store it fell asleep.
+    since: u64,
     /// The store that leads, if that is another one.
     leader: Option<StoreId>,
 }
 
 impl RegionFsm {
-    /// Wakes the region if there is something for it to do. `now` is no later than the messages were taken.
-    pub(crate) fn rouse(
-        &mut self,
-        messages: &[RegionMessage],
-        liveness: &Liveness,
-        now: Duration,
-        tick: Duration,
-    ) {
-        let Some(rest) = &self.rest else { return };
+    /// Wakes the region if there is something for it to do.
+    pub(crate) fn rouse(&mut self, messages: &[RegionMessage], liveness: &Liveness) {
+        let Some(rest) = &mut self.rest else { return };
         if !messages.iter().any(RegionMessage::rouses) {
             return;
         }
         let id = self.region.id();
-        let silent = match rest.leader {
-            Some(store) if liveness.doubts(id, store) => whole_ticks(now, rest.since, tick),
-            _ => 0,
-        };
-        self.region.wake(silent);
-        self.leave(liveness);
+        let silent = rest.leader.map_or(0, |store| liveness.silent_ticks(id, store, rest.since));
+        let woke = std::mem::replace(&mut rest.asleep, false);
+        let leads = rest.leader.is_none();
+        if woke {
+            liveness.note_asleep(false);
+            self.publisher.hurry();
+        }
+        if leads {
+            // Now: its peers may be others by the end of the round.
+            self.leave(liveness);
+        }
+        self.region.wake(usize::try_from(silent).unwrap_or(usize::MAX));
     }
 
-    /// A round has ended: begins or ends the region's rest. `now` must be read after everything of the round
-    /// was handled; a rest that seemed longer than it was could break what the region owes its leader.
+    /// A round has ended: begins or ends the region's rest.
     pub(crate) fn settle_down(
         &mut self,
         liveness: &Liveness,
-        now: impl FnOnce() -> Duration,
         tick: Duration,
         outbox: &mut RegionOutbox,
     ) {
         let id = self.region.id();
         if !self.region.is_asleep() {
-            self.leave(liveness);
+            if !self.region.is_unheeded() {
+                self.leave(liveness);
+            }
             if !std::mem::replace(&mut self.ticking, true) {
                 outbox.send_after(id.get(), tick, RegionMessage::Tick);
             }
             return;
         }
-        if self.rest.is_some() {
+        if self.rest.as_ref().is_some_and(|rest| rest.asleep) {
             return;
         }
+        self.leave(liveness);
         self.publisher.hurry();
         liveness.note_asleep(true);
         let led_by = self.region.leader().filter(|leader| leader.id != self.region.peer().id);
-        self.rest = Some(Rest { since: now(), leader: led_by.map(|leader| leader.store) });
+        let leader = led_by.map(|leader| leader.store);
+        self.rest = Some(Rest { asleep: true, since: liveness.ticks(), leader });
         match (led_by, self.region.relies_on_life()) {
             (Some(leader), Some(life)) => {
                 if !liveness.watch_leader(id, leader.store, life) {
@@ -70,11 +76,12 @@ impl RegionFsm {
         }
     }
 
-    /// The region sleeps no more.
+    /// The region sleeps no more, and relies on no store's life.
     pub(crate) fn leave(&mut self, liveness: &Liveness) {
         let Some(rest) = self.rest.take() else { return };
-        self.publisher.hurry();
-        liveness.note_asleep(false);
+        if rest.asleep {
+            liveness.note_asleep(false);
+        }
         match rest.leader {
             Some(store) => liveness.leave_leader(self.region.id(), store),
             None => self.others().for_each(|store| liveness.leave_follower(store)),
@@ -86,24 +93,5 @@ impl RegionFsm {
         let own = self.region.peer().store;
         let peers = self.region.description().peers.iter();
         peers.map(|peer| peer.store).filter(move |store| *store != own)
-    }
-}
-
-/// Ticks that have passed in full.
-fn whole_ticks(now: Duration, since: Duration, tick: Duration) -> usize {
-    let ticks = now.saturating_sub(since).as_nanos() / tick.as_nanos().max(1);
-    usize::try_from(ticks).unwrap_or(usize::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_count_when_they_have_passed_in_full() {
-        let ms = Duration::from_millis;
-        assert_eq!(whole_ticks(ms(199), ms(100), ms(100)), 0);
-        assert_eq!(whole_ticks(ms(300), ms(100), ms(100)), 2);
-        assert_eq!(whole_ticks(ms(50), ms(100), ms(100)), 0, "the round began before the rest");
     }
 }

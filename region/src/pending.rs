@@ -89,6 +89,7 @@ impl Pending {
             && self.take_over.is_none()
             && self.notices.is_empty()
             && !self.wants_to_lead
+            && self.may_vote()
     }
 
     /// Whether a split waits for the write of its children's records.

@@ -75,7 +75,7 @@ pub struct Region {
     pub(crate) raw: RawNode<RegionStorage>,
     pub(crate) headers: HeaderCache,
     /// In ticks, of this term.
-    timeout: (Term, usize),
+    pub(crate) timeout: (Term, usize),
     pub(crate) proposals: ProposalQueue,
     pub(crate) writes: Writes,
     pub(crate) applying: Applying,
@@ -168,12 +168,13 @@ impl Region {
             self.pending.take_over_later(message);
             return Ok(());
         }
-        if message.term >= self.raw.raft.term && is_leaders(msg_type) {
+        let leads = message.term >= self.raw.raft.term && is_leaders(msg_type);
+        if leads {
             self.pending.hears_leader();
         }
         let rejected = message.reject && msg_type == MessageType::MsgAppendResponse;
         self.hear_for_lease(&message);
-        self.hear_of_sleep(&message);
+        self.hear_of_sleep(&message, leads);
         // The only error is "no such peer": of a response to somebody who was removed.
         let _ = self.raw.step(message);
         if rejected {
@@ -671,6 +672,7 @@ impl Region {
         debug_assert!(now.term >= self.reported.term, "{now:?} after {:?}", self.reported);
         let led = self.reported.role == Role::Leader;
         self.reported = now;
+        self.sleep.forget_leader();
         self.begin_reads_anew(led, effects);
         effects.role_change = Some(now);
     }

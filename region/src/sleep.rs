@@ -34,6 +34,7 @@ use bytes::Bytes;
 use raft::eraftpb::{HardState, Message, MessageType};
 use raft::ProgressState;
 
+use crate::effects::Role;
 use crate::ids::{Index, PeerId, StoreId};
 use crate::persistence::ReadyParts;
 use crate::reading::STAMP_BYTES;
@@ -46,10 +47,20 @@ pub(crate) const QUESTION_BYTES: usize = STAMP_BYTES + 2 * 8 + 1;
 const ASKS: u8 = 1;
 const AGREES: u8 = 2;
 
+/// Ticks after which the first stands again, if it has heard nothing.
+const STAND_AGAIN_TICKS: u8 = 2;
+
+/// Ticks for which others leave it to the first to stand for election.
+const FIRST_STANDS_TICKS: usize = 3;
+
 /// A region's part in sleeping.
 #[derive(Default)]
 pub(crate) struct Sleep {
     asleep: bool,
+    /// It slept, as a follower, and has not heard of its leader since.
+    unheeded: bool,
+    /// Ticks for which it stands again and again, the others having learnt it later that there is no leader.
+    stands: u8,
     /// Ticks of a leader without anything to do.
     idle_ticks: u32,
     talk: Option<Box<Talk>>,
@@ -65,6 +76,13 @@ struct Talk {
     agreed: Vec<PeerId>,
 }
 
+impl Sleep {
+    /// There is another one, or none.
+    pub(crate) fn forget_leader(&mut self) {
+        self.unheeded = false;
+    }
+}
+
 impl Region {
     /// Whether the region sleeps: it needs no ticks, and has nothing to collect.
     pub fn is_asleep(&self) -> bool {
@@ -78,20 +96,30 @@ impl Region {
         talk.map(|talk| talk.life)
     }
 
-    /// Wakes the region. To be called before anything else is asked of one that sleeps, but for its figures.
+    /// Whether the peer slept, and has not heard of its leader since.
+    pub fn is_unheeded(&self) -> bool {
+        self.sleep.unheeded
+    }
+
+    /// Wakes the region. To be called before anything else is asked of one that sleeps, but for its figures; and
+    /// of one that is [unheeded](Self::is_unheeded) when it turns out that nothing vouches for its leader.
     ///
-    /// `silent_ticks` are the whole ticks since it fell asleep if nothing vouches for the leader any more, its
+    /// `silent_ticks` are the ticks since it fell asleep if nothing vouches for the leader any more, its
     /// store being lost; else 0. Too many could break a promise to the leader, too few cost time only.
     pub fn wake(&mut self, silent_ticks: usize) {
-        if !self.sleep.asleep {
-            return;
+        if self.sleep.asleep {
+            self.sleep = Sleep { unheeded: !self.is_leader(), ..Sleep::default() };
         }
-        self.sleep = Sleep::default();
         let raft = &mut self.raw.raft;
-        if raft.leader_id != self.peer.id.get() {
-            // No further: when to campaign is for the timeout to say.
-            let elapsed = raft.election_elapsed.saturating_add(silent_ticks);
-            raft.election_elapsed = elapsed.min(raft.election_timeout());
+        let follows = raft.leader_id != raft::INVALID_ID && raft.leader_id != self.peer.id.get();
+        if self.sleep.unheeded && follows {
+            // No further: when to campaign is for the timeout to say. The ticks that have passed since it woke
+            // are among the silent ones.
+            let silent = silent_ticks.min(raft.election_timeout());
+            raft.election_elapsed = raft.election_elapsed.max(silent);
+            if silent > 0 {
+                self.let_another_stand();
+            }
         }
     }
 
@@ -103,9 +131,28 @@ impl Region {
         let left = left.filter(|peer| peer.role.is_voter() && peer.store != store);
         let first = left.min_by_key(|peer| timeout::rank(self.id(), peer.id));
         let elsewhere = self.leader().is_some_and(|leader| leader.store != store);
-        match first.is_some_and(|first| first.id == self.peer.id) && !elsewhere {
-            true => self.campaign(),
+        // Told again, it goes on with what it has begun.
+        if elsewhere || self.role() != Role::Follower {
+            return Campaign::Postponed;
+        }
+        match first.is_some_and(|first| first.id == self.peer.id) {
+            true => {
+                self.sleep.stands = u8::try_from(self.config.election_ticks).unwrap_or(u8::MAX);
+                self.campaign()
+            }
             false => Campaign::Postponed,
+        }
+    }
+
+    /// Waits for a few ticks longer than an election timeout, unless it is [first](Self::leader_lost): if two
+    /// stand at once nobody may win.
+    fn let_another_stand(&mut self) {
+        let raft = &mut self.raw.raft;
+        let least = raft.election_timeout() + FIRST_STANDS_TICKS;
+        let least = least.min(2 * raft.election_timeout() - 1);
+        if raft.randomized_election_timeout() < least {
+            raft.set_randomized_election_timeout(least);
+            self.timeout = (self.term(), least);
         }
     }
 
@@ -116,6 +163,10 @@ impl Region {
         if !idle {
             self.sleep.talk = None;
         }
+        self.sleep.stands = self.sleep.stands.saturating_sub(1);
+        if self.sleep.stands % STAND_AGAIN_TICKS == 1 && self.role() == Role::PreCandidate {
+            let _ = self.campaign();
+        }
         self.sleep_if_agreed();
     }
 
@@ -125,9 +176,10 @@ impl Region {
             .then(|| question(stamp, self.last_index(), self.config.incarnation, ASKS))
     }
 
-    /// A message that has passed the guard, before raft-rs has it.
-    pub(crate) fn hear_of_sleep(&mut self, message: &Message) {
+    /// A message that has passed the guard, before raft-rs has it. `leads`: only a leader sends such ones.
+    pub(crate) fn hear_of_sleep(&mut self, message: &Message, leads: bool) {
         let leading = self.is_leader();
+        self.sleep.unheeded &= !leads;
         if !leading {
             self.sleep.talk = None;
         }
@@ -202,7 +254,7 @@ impl Region {
 
     fn fall_asleep(&mut self, talk: Option<Box<Talk>>) {
         self.shrink();
-        self.sleep = Sleep { asleep: true, idle_ticks: 0, talk };
+        self.sleep = Sleep { asleep: true, talk, ..Sleep::default() };
     }
 
     fn wants_to_sleep(&self) -> bool {

@@ -212,9 +212,7 @@ impl World {
         let up = |cluster: &Cluster, id: u64| cluster.is_up(id % 3 + 1).then_some(id % 3 + 1);
         match *event {
             Event::Campaign(id) => {
-                if let Some(id) = up(cluster, id) {
-                    let _ = cluster.region(id).campaign();
-                }
+                up(cluster, id).into_iter().for_each(|id| _ = cluster.region(id).campaign());
             }
             Event::Tick(id, count) => {
                 if let Some(id) = up(cluster, id) {
@@ -222,9 +220,7 @@ impl World {
                 }
             }
             Event::Wake(id, lost) => {
-                if let Some(id) = up(cluster, id) {
-                    cluster.wake(id, lost);
-                }
+                up(cluster, id).into_iter().for_each(|id| cluster.wake(id, lost))
             }
             Event::Propose(id, count, size) => {
                 if let Some(id) = up(cluster, id) {

@@ -96,6 +96,17 @@ impl Script {
         Ok(String::new())
     }
 
+    fn rouse(&mut self, name: &str, args: &mut ArgumentConsumer<'_>) -> Output {
+        let id = position(args)?;
+        if name == "lost" {
+            let store = StoreId::new(position(args)?);
+            return Ok(format!("{:?}\n", self.cluster().region(id).leader_lost(store)));
+        }
+        let silent = args.next_pos().map_or(Ok(0), |argument| argument.parse())?;
+        self.cluster().region(id).wake(silent);
+        Ok(String::new())
+    }
+
     fn propose(&mut self, args: &mut ArgumentConsumer<'_>) -> Output {
         let id = position(args)?;
         let size: usize = args.lookup_parse("size")?.unwrap_or(0);
@@ -370,16 +381,7 @@ impl Runner for Script {
                 (0..count).for_each(|_: u64| self.cluster().tick(id));
                 String::new()
             }
-            "wake" => {
-                let id = position(args)?;
-                let silent = args.next_pos().map_or(Ok(0), |argument| argument.parse())?;
-                self.cluster().region(id).wake(silent);
-                String::new()
-            }
-            "lost" => {
-                let (id, store) = (position(args)?, StoreId::new(position(args)?));
-                format!("{:?}\n", self.cluster().region(id).leader_lost(store))
-            }
+            name @ ("wake" | "lost") => self.rouse(name, args)?,
             "propose" => self.propose(args)?,
             "fill" => self.fill(args)?,
             "read" => self.read(args)?,

@@ -37,6 +37,11 @@ pub(crate) enum Occasion {
         /// Its lives so far.
         lives: u64,
     },
+    /// Regions that slept must be led by now.
+    Leaders {
+        /// Which expectation.
+        expectation: usize,
+    },
     /// A region must answer by now.
     Probe {
         /// Which expectation.

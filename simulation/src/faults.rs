@@ -46,11 +46,13 @@ pub enum FaultKind {
     StaleRead,
     ReadWaited,
     DeposedAsked,
+    Slept,
+    SleepersElected,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 37] = [
+    pub const ALL: [FaultKind; 39] = [
         FaultKind::MessageDropped,
         FaultKind::MessageDuplicated,
         FaultKind::MessageReordered,
@@ -88,6 +90,8 @@ impl FaultKind {
         FaultKind::StaleRead,
         FaultKind::ReadWaited,
         FaultKind::DeposedAsked,
+        FaultKind::Slept,
+        FaultKind::SleepersElected,
     ];
 
     /// What it is, and when it counts.
@@ -132,6 +136,8 @@ impl FaultKind {
             FaultKind::StaleRead => "no fault: a read was content with what is applied",
             FaultKind::ReadWaited => "a read was not answered at once, and later with success",
             FaultKind::DeposedAsked => "a read went to a leader that did not know of the next one",
+            FaultKind::Slept => "no fault: a region had a turn and sleeps",
+            FaultKind::SleepersElected => "a region that slept elected another leader unasked",
         }
     }
 }
@@ -174,6 +180,6 @@ mod tests {
         kinds.sort();
         kinds.dedup();
         assert_eq!(kinds.len(), FaultKind::ALL.len());
-        assert_eq!(FaultKind::DeposedAsked as usize + 1, kinds.len());
+        assert_eq!(FaultKind::SleepersElected as usize + 1, kinds.len());
     }
 }

@@ -59,6 +59,7 @@ mod random;
 mod reads;
 mod run;
 mod scenarios;
+mod sleep;
 mod trace;
 mod transport;
 mod world;

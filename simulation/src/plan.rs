@@ -72,6 +72,9 @@ pub struct ClusterPlan {
     /// Whether a placement hears of the regions, and orders them about.
     #[serde(default)]
     pub placed: bool,
+    /// Ticks after which an idle region sleeps; 0 for never.
+    #[serde(default)]
+    pub sleep_after_ticks: usize,
     /// Whether leaders answer reads by a lease. Then clocks go no further apart than leases bear.
     #[serde(default)]
     pub leases: bool,
@@ -219,6 +222,8 @@ pub enum Action {
     Stall { store: u64, thread: Slow, for_us: u64 },
     /// The first store that is seen in the midst of something is struck.
     Ambush { sight: Sight, strike: Strike },
+    /// All regions that sleep now must be led after this time, by another store than the one named.
+    ExpectLeaders { without: u64, within_us: u64 },
     /// Every region must answer a write within this time, whatever else is going on.
     ExpectService { within_us: u64 },
 }
@@ -286,6 +291,7 @@ impl Action {
             | Action::Add { .. }
             | Action::Uproot
             | Action::Ambush { .. }
+            | Action::ExpectLeaders { .. }
             | Action::ExpectService { .. } => Vec::new(),
         }
     }
@@ -307,6 +313,7 @@ impl Plan {
             ("cluster.apply_pollers", cluster.apply_pollers as u64, 0, 64),
             ("cluster.tick_ms", cluster.tick_ms, 5, 60_000),
             ("cluster.election_ticks", cluster.election_ticks as u64, 4, 1000),
+            ("cluster.sleep_after_ticks", cluster.sleep_after_ticks as u64, 0, 1000),
             ("cluster.batch_size", cluster.batch_size as u64, 1, 4096),
             ("cluster.message_budget", cluster.message_budget as u64, 1, 65_536),
             ("cluster.mailbox_capacity", cluster.mailbox_capacity as u64, 16, 1 << 20),

@@ -1,5 +1,6 @@
 //! Plans by name: what a scenario sets, and what it leaves to the seed.
 
+mod asleep;
 mod reads;
 
 use crate::faults::FaultKind;
@@ -36,6 +37,11 @@ pub fn plan(seed: u64, scenario: Option<&Scenario>) -> Plan {
     let mut plan = (scenario.build)(scenario, &mut random);
     plan.seed = seed;
     plan.scenario = scenario.name.to_owned();
+    if plan.cluster.sleep_after_ticks == 0 {
+        // From a source of its own, so that all else is as it was without.
+        let mut random = Random::new(seed).fork("sleep");
+        plan.cluster.sleep_after_ticks = *random.pick(&[0, 2, 5, 20]);
+    }
     plan.actions.sort_by_key(|timed| timed.at_us);
     plan.keep_clocks_fair();
     plan
@@ -260,6 +266,13 @@ pub const SCENARIOS: &[Scenario] = &[
         promises: &[FaultKind::PeersChanged, FaultKind::RegionSplit, FaultKind::LeaderMoved],
         build: placed,
     },
+    Scenario {
+        name: "asleep",
+        about: "regions sleep while the stores that lead them are lost, in every way there is",
+        share: 16,
+        promises: asleep::PROMISES,
+        build: |_, random| asleep::asleep(random),
+    },
 ];
 
 const fn matrix(
@@ -289,6 +302,7 @@ pub(crate) fn cluster(random: &mut Random, stores: u64) -> ClusterPlan {
         compact_after_entries: *random.pick(&[10, 100, 1000]),
         regions_move: false,
         placed: false,
+        sleep_after_ticks: 0,
         leases: random.chance(800),
         crash_at_bootstrap: None,
     }
@@ -597,7 +611,9 @@ pub(crate) fn action(
         | FaultKind::FollowerRead
         | FaultKind::StaleRead
         | FaultKind::ReadWaited
-        | FaultKind::DeposedAsked => return None,
+        | FaultKind::DeposedAsked
+        | FaultKind::Slept
+        | FaultKind::SleepersElected => return None,
     })
 }
 

@@ -16,6 +16,7 @@ use crate::placement::SimPlacement;
 use crate::plan::{Action, LogKind, Plan};
 use crate::process::{DiskThreads, EngineFiles, Process, Surroundings};
 use crate::random::Random;
+use crate::sleep::Sleepers;
 use crate::trace::{Event, Trace};
 use parking_lot::Mutex;
 use raftstore::{RegionStatus, StoreThread};
@@ -39,6 +40,7 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) fired: Fired,
     pub(crate) probes: Vec<Probe>,
+    pub(crate) sleepers: Vec<Sleepers>,
     pub(crate) ambushes: Ambushes,
     pub(crate) checked: Checked,
     /// Answers to what was asked of regions as a whole.
@@ -114,6 +116,7 @@ impl World {
             trace: Trace::new(print),
             fired: Fired::default(),
             probes: Vec::new(),
+            sleepers: Vec::new(),
             ambushes: Ambushes::default(),
             checked: Checked::default(),
             moved,
@@ -206,6 +209,7 @@ impl World {
                     self.start(store);
                 }
             }
+            Occasion::Leaders { expectation } => self.look_for_leaders(expectation),
             Occasion::Probe { probe } => self.probe(probe),
         }
     }
@@ -291,6 +295,9 @@ impl World {
             self.record(store, status.description.id.get(), &stands);
             self.clients.directory.look(store, status);
             self.ambush_region(store, status);
+            if status.asleep {
+                self.fired.note(FaultKind::Slept);
+            }
         }
         self.watch.check(store, lives, statuses, &mut self.around.ledger.lock());
     }

@@ -17,8 +17,8 @@
 //! A little time passes between the decision and the first region woken: by then the other stores have come to
 //! the same conclusion, and those asked for their votes know it.
 //!
-//! Invariant: a region is watched exactly while it sleeps. What was doubted once is doubted until the region has
-//! woken, or its leader's store has answered in the life that the regions fell asleep in.
+//! Invariant: a region is watched while it sleeps, and until it has heard of a leader afterwards. What was doubted
+//! once is doubted until then, or until its leader's store has answered in the life that it fell asleep in.
 
 mod ping;
 
@@ -27,6 +27,7 @@ pub use ping::StorePing;
 use parking_lot::Mutex;
 use region::{RegionId, StoreId};
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Ticks between the decision that a store is lost and the first region woken.
@@ -95,10 +96,12 @@ struct Watched {
     /// The life that regions rely on; `None` if none does, before the first answer.
     life: Option<u64>,
     lost: bool,
-    /// Of `followers`, those that must wake.
-    doubted: FxHashSet<RegionId>,
+    /// Of `followers`, those that must wake. In order: so all stores wake the same ones at the same time.
+    doubted: BTreeSet<RegionId>,
     /// From which question on, and how many of them a tick.
     wake: (u64, usize),
+    /// The last one woken.
+    woken: RegionId,
 }
 
 /// What is to be done in a tick.
@@ -164,10 +167,21 @@ impl Liveness {
         }
     }
 
-    /// Whether nobody vouches for the leader of a sleeping region, which is on this store.
-    pub(crate) fn doubts(&self, region: RegionId, store: StoreId) -> bool {
+    /// Ticks so far. One comes no sooner than a tick after the last, but for the first that somebody sees; so
+    /// they can be counted like those of a region.
+    pub(crate) fn ticks(&self) -> u64 {
+        self.inner.lock().number
+    }
+
+    /// For how many ticks a region has slept, if nobody vouches for its leader, which is on this store; else 0.
+    /// It fell asleep at tick `since`.
+    pub(crate) fn silent_ticks(&self, region: RegionId, store: StoreId, since: u64) -> u64 {
         let inner = self.inner.lock();
-        inner.stores.get(&store).is_some_and(|it| it.lost || it.doubted.contains(&region))
+        let doubts = |it: &Watched| it.lost || it.doubted.contains(&region);
+        match inner.stores.get(&store).is_some_and(doubts) {
+            true => inner.number - since,
+            false => 0,
+        }
     }
 
     /// For how many ticks a store has not answered, if it is lost.
@@ -234,7 +248,7 @@ impl Liveness {
         }
         match std::mem::replace(&mut watched.lost, false) {
             true => {
-                watched.doubted = FxHashSet::default();
+                watched.doubted.clear();
                 Heard::Back
             }
             false => Heard::Nothing,
@@ -252,17 +266,27 @@ impl Inner {
 
 impl Watched {
     fn doubt_all(&mut self, number: u64, patience: Patience) {
-        self.doubted.clone_from(&self.followers);
+        self.doubted = self.followers.iter().copied().collect();
         let share = self.doubted.len().div_ceil(patience.spread as usize);
         self.wake = (number + CONSULT_TICKS, share.max(MIN_WAKES));
+        self.woken = RegionId::default();
     }
 
-    /// Regions stay doubted until they have woken: a message may be lost on its way to a full mailbox.
+    /// Regions stay doubted until they have another leader, and are told so again when all others had their turn:
+    /// a message may be lost on its way to a full mailbox.
     fn take_wakes(&mut self, number: u64, mut give: impl FnMut(RegionId)) {
         if number < self.wake.0 {
             return;
         }
-        self.doubted.iter().take(self.wake.1).for_each(|region| give(*region));
+        let behind = RegionId::new(self.woken.get().saturating_add(1));
+        let mut left = self.wake.1;
+        for region in self.doubted.range(behind..).take(self.wake.1) {
+            give(*region);
+            (self.woken, left) = (*region, left - 1);
+        }
+        if left > 0 {
+            self.woken = RegionId::default();
+        }
     }
 }
 
@@ -299,7 +323,7 @@ mod tests {
             assert!(turn.wake.is_empty());
             assert_eq!(liveness.hear(TWO, turn.ask.0, 9), Heard::Nothing);
         }
-        assert!(!liveness.doubts(RegionId::new(1), TWO));
+        assert_eq!(liveness.silent_ticks(RegionId::new(1), TWO, 2), 0);
     }
 
     #[test]
@@ -308,7 +332,7 @@ mod tests {
         assert!(ticks(&liveness, 3).is_empty());
         let turn = liveness.tick();
         assert_eq!((turn.lost, turn.wake.len()), (vec![TWO], 0), "others are given time to agree");
-        assert!(liveness.doubts(RegionId::new(7), TWO));
+        assert_eq!(liveness.silent_ticks(RegionId::new(7), TWO, 1), 3);
         assert!(!liveness.watch_leader(RegionId::new(5_000), TWO, 9), "it does not sleep now");
         liveness.leave_leader(RegionId::new(5_000), TWO);
         assert!(ticks(&liveness, 1).is_empty());
@@ -341,10 +365,11 @@ mod tests {
             let first = liveness.tick().ask.0;
             assert_eq!(liveness.hear(TWO, first, 9), Heard::Nothing);
             ticks(&liveness, 4);
-            assert!(liveness.doubts(RegionId::new(1), TWO));
+            let doubts = || liveness.silent_ticks(RegionId::new(1), TWO, 0) > 0;
+            assert!(doubts());
             let last = liveness.tick().ask.0;
             assert_eq!(liveness.hear(TWO, last, life), expected);
-            assert_eq!(liveness.doubts(RegionId::new(1), TWO), life != 9);
+            assert_eq!(doubts(), life != 9);
             assert_eq!(liveness.hear(TWO, first, 9), Heard::Nothing, "late and doubled answers");
             for _ in 0..10 {
                 let turn = liveness.tick();

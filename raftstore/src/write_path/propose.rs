@@ -49,8 +49,8 @@ impl ProposeStation {
     ) {
         debug_assert!(self.proposals.is_empty(), "proposals of another region");
         metrics.mailbox_messages.observe(messages.len() as f64);
-        let region = &mut fsm.region;
         for message in messages.drain(..) {
+            let region = &mut fsm.region;
             match message {
                 RegionMessage::Raft(envelope) => {
                     metrics.count_received(envelope.message.get_msg_type());
@@ -93,15 +93,8 @@ impl ProposeStation {
                         self.creator.ranges.replace(region.description());
                     }
                 }
-                // The last one of a region that sleeps.
-                RegionMessage::Tick if region.is_asleep() => fsm.ticking = false,
                 RegionMessage::StoreLost(store) => drop(region.leader_lost(store)),
-                RegionMessage::Tick => {
-                    fsm.publisher.hurry();
-                    region.tick(effects);
-                    // A region that was closed meanwhile needs no further tick.
-                    outbox.send_after(region.id().get(), self.tick_interval, RegionMessage::Tick);
-                }
+                RegionMessage::Tick => self.tick(fsm, effects, outbox),
                 // Where it is not possible now, the election timeout will see to it.
                 RegionMessage::Campaign => drop(region.campaign()),
                 RegionMessage::Continue => {}
@@ -109,6 +102,17 @@ impl ProposeStation {
             }
         }
         self.enter(fsm, now, effects, metrics);
+    }
+
+    /// A region that sleeps gets no further one.
+    fn tick(&self, fsm: &mut RegionFsm, effects: &mut Effects, outbox: &mut RegionOutbox) {
+        fsm.ticking = !fsm.region.is_asleep();
+        if fsm.ticking {
+            fsm.publisher.hurry();
+            fsm.region.tick(effects);
+            // A region that was closed meanwhile needs no further tick.
+            outbox.send_after(fsm.region.id().get(), self.tick_interval, RegionMessage::Tick);
+        }
     }
 
     /// What was gathered on the way, all at once.

@@ -39,5 +39,7 @@ pub use ledger::{Applied, Birth, Ledger, Violation, Written};
 pub use linear::{
     check_register, LinearError, Verdict, MAX_CONFIGURATIONS, MAX_OPEN, MAX_OPERATIONS,
 };
+#[cfg(test)]
+pub(crate) use watch::tests::status as some_status;
 pub use watch::{Bounds, Watch};
 pub use witness::{check_log, LogEntry, Witness, WitnessError, Witnessed};

@@ -5,6 +5,7 @@
 //! * Peers of a region on a store follow each other with growing ids.
 //! * One leader a term. One peer of a region on a store, handled once in a round.
 //! * What waits is within its bound.
+//! * A region that sleeps has a leader, and nothing under way.
 
 use super::Ledger;
 use raftstore::{RegionStatus, Role};
@@ -62,6 +63,7 @@ impl Watch {
             self.check_order(store, status, ledger);
             self.check_growth(store, life, status, ledger);
             self.check_bounds(store, status, ledger);
+            check_sleep(store, status, ledger);
         }
     }
 
@@ -123,15 +125,27 @@ impl Watch {
     }
 }
 
+fn check_sleep(store: u64, status: &RegionStatus, ledger: &mut Ledger) {
+    let done = [status.applied, status.emitted, status.committed, status.persisted];
+    let idle = done.iter().all(|index| *index == status.last)
+        && status.pending_proposals == 0
+        && status.installing.is_none()
+        && status.leader.is_some()
+        && status.matched.iter().all(|(_, index)| *index == status.last);
+    if status.asleep && !idle {
+        ledger.violate("nothing is under way in a sleeping region", format!("{store}: {status:?}"));
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use raftstore::{Index, PeerId, RegionDescription, RegionId, Term};
     use std::sync::Arc;
 
     const BOUNDS: Bounds = Bounds { pending_proposals: 9, unapplied_bytes: 9, cached_bytes: 9 };
 
-    fn status() -> RegionStatus {
+    pub(crate) fn status() -> RegionStatus {
         let description = RegionDescription::new(RegionId::new(1), "", "", []);
         RegionStatus {
             asleep: false,
@@ -188,6 +202,24 @@ mod tests {
         assert_eq!(broken(1, |s| s.pending_proposals = 10), Some("queues are bounded"));
         assert_eq!(broken(1, |s| s.unapplied_bytes = 10), Some("queues are bounded"));
         assert_eq!(broken(1, |s| s.cached_bytes = 10), Some("queues are bounded"));
+    }
+
+    #[test]
+    fn what_is_under_way_in_a_sleeping_region_is_seen() {
+        let asleep = |change: fn(&mut RegionStatus)| {
+            broken(2, |s| {
+                let all = [&mut s.applied, &mut s.emitted, &mut s.committed, &mut s.persisted];
+                all.into_iter().for_each(|index| *index = s.last);
+                (s.asleep, s.leader) = (true, Some(PeerId::new(2)));
+                change(s);
+            })
+        };
+        assert_eq!(asleep(|_| ()), None);
+        let rule = Some("nothing is under way in a sleeping region");
+        assert_eq!(asleep(|s| s.pending_proposals = 1), rule);
+        assert_eq!(asleep(|s| s.applied = Index::new(9)), rule);
+        assert_eq!(asleep(|s| s.leader = None), rule);
+        assert_eq!(asleep(|s| s.matched = vec![(PeerId::new(3), Index::new(9))]), rule);
     }
 
     #[test]

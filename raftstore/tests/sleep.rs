@@ -1,0 +1,145 @@
+//! Idle regions sleep, and wake for the right reasons.
+
+mod common;
+
+use common::{config, counted, eventually, key_in, regions, Cluster};
+use raftstore::{
+    AdminRequest, Bytes, InProcessTransport, LogStore, MapCommand, MemoryLogStore, OrderedMap,
+    RegionId, RegionInfo, Registry, Role, Store, StoreBuilder, StoreConfig, StoreHandle, StoreId,
+};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const REGIONS: u64 = 30;
+
+/// Regions that sleep after three ticks. One poller: one without work would keep what it has counted to itself.
+fn sleepy() -> StoreConfig {
+    let mut config = StoreConfig { pollers: 1, ..config() };
+    config.raft.sleep_after_ticks = 3;
+    config
+}
+
+fn all_asleep(handle: &StoreHandle) -> bool {
+    let regions = handle.regions();
+    regions.len() as u64 == REGIONS && regions.iter().all(|region| region.asleep)
+}
+
+fn led_here(handle: &StoreHandle) -> BTreeSet<RegionId> {
+    let all = handle.regions().into_iter();
+    all.filter(|info| info.role == Role::Leader).map(|info| info.region_id).collect()
+}
+
+fn put(region: RegionId) -> Bytes {
+    MapCommand::put(key_in(region, "key"), "value").encode()
+}
+
+/// Three stores of which each leads a third of the regions, all asleep, with their registries.
+fn asleep() -> (Cluster, Vec<Registry>, Vec<Arc<dyn LogStore>>) {
+    let registries: Vec<Registry> = (0..3).map(|_| Registry::new()).collect();
+    let logs: Vec<Arc<dyn LogStore>> =
+        (0..3).map(|_| Arc::new(MemoryLogStore::new()) as Arc<dyn LogStore>).collect();
+    let with_log = |builder: StoreBuilder, id: u64| {
+        let at = id as usize - 1;
+        builder.log_store(logs[at].clone()).registry(registries[at].clone())
+    };
+    let cluster = Cluster::build(&sleepy(), |_| OrderedMap::new(), with_log);
+    cluster.bootstrap(&regions(REGIONS));
+    eventually("each store leads a third", || {
+        for id in 1..=REGIONS {
+            cluster.handle(id as usize % 3).campaign(RegionId::new(id));
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+        (1..=REGIONS).all(|id| {
+            let info = cluster.handle(id as usize % 3).region(RegionId::new(id));
+            info.is_some_and(|info| info.role == Role::Leader) || hand_over(&cluster, id)
+        })
+    });
+    eventually("all sleep", || (0..3).all(|store| all_asleep(&cluster.handle(store))));
+    (cluster, registries, logs)
+}
+
+/// Whoever leads is asked to hand over to the store that should. Says that it does not lead yet.
+fn hand_over(cluster: &Cluster, id: u64) -> bool {
+    let region = RegionId::new(id);
+    let wanted = cluster.handle(id as usize % 3).region(region).map(|info| info.peer_id);
+    for store in 0..3 {
+        let handle = cluster.handle(store);
+        let leads = handle.region(region).is_some_and(|info| info.role == Role::Leader);
+        if let Some(wanted) = wanted.filter(|_| leads) {
+            let _ = handle.admin(region, AdminRequest::transfer_leader(Some(wanted)));
+        }
+    }
+    false
+}
+
+#[test]
+fn regions_that_sleep_get_no_turns_and_wake_for_a_write() {
+    let (cluster, registries, _) = asleep();
+    let runs = || -> f64 {
+        registries.iter().map(|it| counted(it, "raftstore_round_regions_sum", "")).sum()
+    };
+    // What was under way when the last one fell asleep, its last tick among it, has come by then.
+    let ticks = |store: usize| counted(&registries[store], "raftstore_rounds_total", "");
+    let past = |rounds: f64| {
+        let from = ticks(0);
+        eventually("the control goes on", || ticks(0) >= from + rounds);
+    };
+    past(20.0);
+    let before = runs();
+    past(50.0);
+    assert_eq!(runs(), before, "regions had turns in their sleep");
+    let region = RegionId::new(7);
+    cluster.write(region, &put(region)).expect("answered");
+    eventually("it is counted that regions had turns", || runs() > before);
+    let others_sleep = |info: &RegionInfo| info.asleep || info.region_id == region;
+    assert!(cluster.handle(1).regions().iter().all(others_sleep), "only that one wakes");
+    eventually("it sleeps again", || (0..3).all(|store| all_asleep(&cluster.handle(store))));
+    assert_eq!(counted(&registries[0], "raftstore_regions_asleep", ""), REGIONS as f64);
+    cluster.shutdown();
+}
+
+#[test]
+fn a_lost_store_wakes_the_regions_that_it_led_and_no_others() {
+    let (mut cluster, registries, _) = asleep();
+    let led: Vec<BTreeSet<RegionId>> =
+        (0..3).map(|store| led_here(&cluster.handle(store))).collect();
+    assert!(led.iter().all(|led| led.len() == 10), "{led:?}");
+    cluster.network.disconnect(StoreId::new(1));
+    cluster.stores[0].shutdown();
+    let left = [cluster.handle(1), cluster.handle(2)];
+    eventually("all that it led is led by others, unasked", || {
+        let now: BTreeSet<RegionId> = left.iter().flat_map(led_here).collect();
+        led[0].is_subset(&now)
+    });
+    for (store, registry) in registries.iter().enumerate().skip(1) {
+        let told = counted(registry, "raftstore_woken_regions_total", "");
+        assert!(told >= 1.0, "store {} has woken {told}", store + 1);
+        assert_eq!(counted(registry, "raftstore_stores_lost", ""), 1.0);
+        for info in cluster.handle(store).regions() {
+            assert!(info.asleep || led[0].contains(&info.region_id), "{info:?}");
+        }
+    }
+    cluster.shutdown();
+}
+
+#[test]
+fn what_a_store_led_before_it_was_started_anew_is_led_again_unasked() {
+    let (mut cluster, _, logs) = asleep();
+    let led = led_here(&cluster.handle(0));
+    cluster.stores[0].shutdown();
+    let map = cluster.maps[0].clone();
+    let network: InProcessTransport = cluster.network.clone();
+    let again = Store::builder(StoreId::new(1)).config(sleepy()).log_store(logs[0].clone());
+    let again = again.state_machine(map).transport(network.clone()).start().expect("starts");
+    network.connect(again.handle());
+    let all = [again.handle(), cluster.handle(1), cluster.handle(2)];
+    eventually("all that it led has a leader", || {
+        let now: BTreeSet<RegionId> = all.iter().flat_map(led_here).collect();
+        led.is_subset(&now)
+    });
+    eventually("all sleep again", || all.iter().all(all_asleep));
+    let region = *led.first().expect("it led some");
+    cluster.stores[0] = again;
+    cluster.write(region, &put(region)).expect("answered");
+    cluster.shutdown();
+}
