@@ -45,7 +45,7 @@
 //! | `reads`, `reading`, `lease` | when a read may look at the state machine |
 //! | `compaction` | when the log's head may go |
 //! | `upkeep` | memory that is given back |
-//! | `sleep` | when a region needs no ticks |
+//! | `sleep`, `cold` | when a region needs no ticks; what is left of one that has slept for long |
 //! | `restore` | what must hold of the state on disk |
 //! | `description`, `records`, `command`, `envelope` | what is written to disk and to the wire |
 //!
@@ -66,6 +66,7 @@ mod admission;
 mod answer;
 mod applying;
 mod changes;
+mod cold;
 mod command;
 mod compaction;
 mod config;
@@ -107,6 +108,7 @@ mod upkeep;
 
 pub use answer::{Answer, Callback, Response};
 pub use changes::{regions_of_answer, snapshot_of, AdminCommand};
+pub use cold::ColdRegion;
 pub use command::{Command, CommandError, CommandKind};
 pub use config::{ConfigError, RegionConfig};
 pub use description::{

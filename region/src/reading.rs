@@ -46,6 +46,16 @@ impl Reading {
         self.generation += 1;
     }
 
+    /// What must go on counting when all else is forgotten.
+    pub(crate) fn counters(&self) -> (u64, u64) {
+        (self.questions, self.generation)
+    }
+
+    /// Counts on from there.
+    pub(crate) fn go_on(&mut self, questions: u64, generation: u64) {
+        (self.questions, self.generation) = (questions, generation);
+    }
+
     /// Whether no read waits.
     pub(crate) fn is_quiet(&self) -> bool {
         self.queue.as_ref().is_none_or(|queue| queue.len() == 0)

@@ -42,7 +42,7 @@ use crate::persistence::{ReadyParts, Writes};
 use crate::proposals::{Proposal, ProposalQueue};
 use crate::reading::Reading;
 use crate::records::TruncatedState;
-use crate::restore::{self, RestoredState};
+use crate::restore::{self, RestoredState, SoundState};
 use crate::sleep::Sleep;
 use crate::storage::RegionStorage;
 use crate::timeout;
@@ -104,6 +104,15 @@ impl Region {
         reader: Arc<dyn LogReader>,
     ) -> Result<Region, RegionFailure> {
         let sound = restore::check(state, store, config.election_ticks, reader.as_ref())?;
+        Region::assemble(sound, config, reader)
+    }
+
+    /// A follower that knows no leader.
+    pub(crate) fn assemble(
+        sound: SoundState,
+        config: Arc<RegionConfig>,
+        reader: Arc<dyn LogReader>,
+    ) -> Result<Region, RegionFailure> {
         let region_id = sound.description.id;
         let raft_config = config.for_raft(sound.me.id, sound.applied);
         let storage = RegionStorage::new(
@@ -657,6 +666,12 @@ impl Region {
     pub(crate) fn role_now(&self) -> RoleChange {
         let leader = self.leader().map(|peer| peer.id);
         RoleChange { role: self.role(), term: self.term(), leader }
+    }
+
+    /// As it is by now, of which nobody needs to be told.
+    pub(crate) fn note_role(&mut self) {
+        self.reported = self.role_now();
+        self.collected = self.raw.raft.hard_state();
     }
 
     fn report_role(&mut self, effects: &mut Effects) {

@@ -252,6 +252,12 @@ impl Region {
         }
     }
 
+    /// Sleeps on, as it did before it became cold.
+    pub(crate) fn sleep_under(&mut self, life: u64) {
+        let talk = Talk { index: self.last_index(), life, agreed: Vec::new() };
+        self.sleep = Sleep { asleep: true, talk: Some(Box::new(talk)), ..Sleep::default() };
+    }
+
     fn fall_asleep(&mut self, talk: Option<Box<Talk>>) {
         self.shrink();
         self.sleep = Sleep { asleep: true, talk, ..Sleep::default() };

@@ -139,6 +139,11 @@ impl RegionStorage {
         self.cache.evict(eviction.free.get(), eviction.loose.get() + 1, eviction.max_bytes);
     }
 
+    /// The terms of the log.
+    pub(crate) fn terms(&self) -> &TermRuns {
+        &self.terms
+    }
+
     /// Where the log begins.
     pub(crate) fn truncated(&self) -> TruncatedState {
         let index = self.terms.truncated_index();

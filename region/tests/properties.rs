@@ -20,6 +20,7 @@ enum Event {
     Tick(u64, u8),
     /// And whether its leader's store is taken for lost.
     Wake(u64, bool),
+    Chill(u64),
     Propose(u64, u8, u16),
     Read(u64, u8),
     Collect(u64),
@@ -75,6 +76,7 @@ fn honest() -> impl Strategy<Value = Event> {
         2 => id().prop_map(Event::Campaign),
         4 => (id(), 1..25u8).prop_map(|(id, n)| Event::Tick(id, n)),
         3 => (id(), any::<bool>()).prop_map(|(id, lost)| Event::Wake(id, lost)),
+        2 => id().prop_map(Event::Chill),
         6 => (id(), 1..6u8, 0..400u16).prop_map(|(id, n, size)| Event::Propose(id, n, size)),
         6 => (id(), any::<u8>()).prop_map(|(id, mode)| Event::Read(id, mode)),
         12 => id().prop_map(Event::Collect),
@@ -222,6 +224,7 @@ impl World {
             Event::Wake(id, lost) => {
                 up(cluster, id).into_iter().for_each(|id| cluster.wake(id, lost))
             }
+            Event::Chill(id) => _ = cluster.chill(id % 3 + 1),
             Event::Propose(id, count, size) => {
                 if let Some(id) = up(cluster, id) {
                     self.propose(id, count, size);

@@ -8,6 +8,7 @@
 //! | `cluster voters=3 learners=0 …` | starts stores 1, 2, 3 …; any setting of `RegionConfig` |
 //! | `campaign 1` | campaigns |
 //! | `tick 1 [n]` | lets n ticks pass |
+//! | `chill 1` | a peer that sleeps is taken apart and made anew |
 //! | `wake 1 [silent]`, `lost 1 2` | wakes a peer after so many silent ticks; tells it that store 2 is lost |
 //! | `propose 1 a b c [size=n] [conf_ver=n] [version=n]` | one batch of commands |
 //! | `fill 1 n [prefix=p]` | n commands in one batch |
@@ -101,6 +102,10 @@ impl Script {
         if name == "lost" {
             let store = StoreId::new(position(args)?);
             return Ok(format!("{:?}\n", self.cluster().region(id).leader_lost(store)));
+        }
+        if name == "chill" {
+            let text = if self.cluster().chill(id) { "made anew" } else { "it does not sleep" };
+            return Ok(format!("{text}\n"));
         }
         let silent = args.next_pos().map_or(Ok(0), |argument| argument.parse())?;
         self.cluster().region(id).wake(silent);
@@ -381,7 +386,7 @@ impl Runner for Script {
                 (0..count).for_each(|_: u64| self.cluster().tick(id));
                 String::new()
             }
-            name @ ("wake" | "lost") => self.rouse(name, args)?,
+            name @ ("wake" | "lost" | "chill") => self.rouse(name, args)?,
             "propose" => self.propose(args)?,
             "fill" => self.fill(args)?,
             "read" => self.read(args)?,
@@ -503,6 +508,7 @@ scripts! {
     restart_replays_committed
     restarted_voter_among_others_waits
     shutdown_answers_everything
+    cold_peers_go_on_as_they_were
     sleep_is_agreed_upon
     sleeping_peers_wake_each_other
     sleeping_followers_elect_when_the_leaders_store_is_lost

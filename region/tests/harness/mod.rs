@@ -233,6 +233,27 @@ impl Cluster {
         }
     }
 
+    /// A peer that sleeps gives up all it has in memory, and is made anew from what is left. Says whether it
+    /// slept.
+    pub fn chill(&mut self, id: u64) -> bool {
+        let config = self.config.clone();
+        let store = self.store(id);
+        let Some(region) = store.region.take() else { return false };
+        // As in `start`.
+        let incarnation = region.incarnation();
+        let config = Arc::new(RegionConfig { incarnation, ..(*config).clone() });
+        let (region, chilled) = match region.freeze() {
+            Ok(cold) => {
+                let thawed = cold.thaw(StoreId::new(id), config, store.disk.clone());
+                (thawed.expect("it was sound"), true)
+            }
+            Err(region) => (*region, false),
+        };
+        store.region = Some(region);
+        self.note_sleep(id);
+        chilled
+    }
+
     fn note_sleep(&mut self, id: u64) -> Option<Duration> {
         let now = self.now;
         let store = self.store(id);

@@ -1,0 +1,190 @@
+//! A region that has slept for long, without its `RawNode`.
+//!
+//! While a region sleeps everything about it is known: its log is persisted, committed and applied to the end,
+//! nobody waits, and who leads does not change without a message. So a hundred bytes are enough to make it
+//! anew, as it was, when something comes.
+//!
+//! # Leading again
+//!
+//! Nobody else can have been elected to the term that a cold peer leads, and it has been told of no higher one.
+//! So it goes on to lead that term, without an election. raft-rs knows one way to begin leading: with an empty
+//! entry. What it had known of its followers is found out again by that entry.
+//!
+//! Invariant: a cold region has no write under way; its hard state, with the commit index at the last entry, was
+//! handed to the log before it became cold.
+
+use std::sync::Arc;
+
+use raft::eraftpb::HardState;
+
+use crate::config::RegionConfig;
+use crate::description::{Peer, RegionDescription};
+use crate::effects::{RegionFailure, RegionStatus, Role};
+use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
+use crate::log_reader::LogReader;
+use crate::records::TruncatedState;
+use crate::region::Region;
+use crate::restore::SoundState;
+use crate::term_runs::TermRuns;
+
+/// What is left of a region that sleeps.
+#[derive(Debug)]
+pub struct ColdRegion {
+    description: Arc<RegionDescription>,
+    peer_id: PeerId,
+    leader: PeerId,
+    term: Term,
+    vote: u64,
+    truncated: TruncatedState,
+    /// Persisted, committed and applied.
+    last: Index,
+    /// Where the log has entries of several terms, or any at all.
+    terms: Option<Box<TermRuns>>,
+    /// The life of the leader's store that it relies on.
+    life: u64,
+    /// Questions for reads and generations go on counting: answers to earlier ones may still be on their way.
+    questions: u64,
+    generation: u64,
+}
+
+impl Region {
+    /// Takes the region apart.
+    ///
+    /// # Errors
+    /// Gives it back if it does not sleep, or has something to collect.
+    pub fn freeze(self) -> Result<ColdRegion, Box<Region>> {
+        if !self.is_asleep() || self.has_ready() || self.has_outstanding_write() {
+            return Err(Box::new(self));
+        }
+        let (questions, generation) = self.reading.counters();
+        let terms = self.raw.store().terms().clone();
+        let last = self.last_index();
+        Ok(ColdRegion {
+            peer_id: self.peer.id,
+            leader: PeerId::new(self.raw.raft.leader_id),
+            term: self.term(),
+            vote: self.raw.raft.vote,
+            truncated: self.truncated(),
+            terms: (terms.truncated_index() < last.get()).then(|| Box::new(terms)),
+            last,
+            life: self.relies_on_life().unwrap_or_default(),
+            questions,
+            generation,
+            description: self.description,
+        })
+    }
+
+    /// The [`incarnation`](RegionConfig::incarnation) that it was given.
+    pub fn incarnation(&self) -> u64 {
+        self.config.incarnation
+    }
+
+    /// Its hard state as it is to be on disk before it is [frozen](Self::freeze).
+    pub fn hard_state(&self) -> HardState {
+        self.raw.raft.hard_state()
+    }
+}
+
+impl ColdRegion {
+    /// The region's id.
+    pub fn id(&self) -> RegionId {
+        self.description.id
+    }
+
+    /// The description.
+    pub fn description(&self) -> &Arc<RegionDescription> {
+        &self.description
+    }
+
+    /// This store's peer.
+    pub fn peer_id(&self) -> PeerId {
+        self.peer_id
+    }
+
+    /// Whether the peer leads.
+    pub fn is_leader(&self) -> bool {
+        self.leader == self.peer_id
+    }
+
+    /// Who leads.
+    pub fn leader(&self) -> Option<&Peer> {
+        self.description.peer(self.leader)
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> RegionStatus {
+        let peers = self.description.peers.iter().filter(|_| self.is_leader());
+        RegionStatus {
+            description: self.description.clone(),
+            peer_id: self.peer_id,
+            role: if self.is_leader() { Role::Leader } else { Role::Follower },
+            term: self.term,
+            leader: Some(self.leader),
+            truncated: self.truncated.index,
+            installing: None,
+            applied: self.last,
+            emitted: self.last,
+            committed: self.last,
+            persisted: self.last,
+            last: self.last,
+            pending_proposals: 0,
+            unapplied_bytes: 0,
+            cached_bytes: 0,
+            cached_entries: 0,
+            asleep: true,
+            matched: peers.map(|peer| (peer.id, self.last)).collect(),
+        }
+    }
+
+    /// Makes the region anew. A follower still sleeps, until it is [woken](Region::wake); a leader is awake and
+    /// has something to collect.
+    ///
+    /// # Errors
+    /// When raft-rs refuses, which it has no reason to.
+    pub fn thaw(
+        self,
+        store: StoreId,
+        config: Arc<RegionConfig>,
+        reader: Arc<dyn LogReader>,
+    ) -> Result<Region, RegionFailure> {
+        let (leads, region_id) = (self.is_leader(), self.id());
+        let Some(me) = self.description.peer(self.peer_id).filter(|me| me.store == store) else {
+            let cause = format!("peer {} is not on store {store}", self.peer_id);
+            return Err(RegionFailure::Raft { region_id, cause });
+        };
+        let hard_state = HardState {
+            term: self.term.get(),
+            vote: self.vote,
+            commit: self.last.get(),
+            ..HardState::default()
+        };
+        let sound = SoundState {
+            me: *me,
+            written: hard_state.clone(),
+            current: hard_state,
+            terms: self.terms.map_or_else(|| TermRuns::new(self.truncated), |terms| *terms),
+            applied: self.last,
+            no_vote_ticks: 0,
+            replay_to: Index::default(),
+            awaits_split: false,
+            description: self.description,
+        };
+        let mut region = Region::assemble(sound, config, reader)?;
+        region.reading.go_on(self.questions, self.generation + 1);
+        let raft = &mut region.raw.raft;
+        match leads {
+            true => {
+                raft.become_pre_candidate();
+                raft.become_leader();
+                raft.bcast_append();
+            }
+            false => {
+                raft.become_follower(self.term.get(), self.leader.get());
+                region.sleep_under(self.life);
+            }
+        }
+        region.settle();
+        region.note_role();
+        Ok(region)
+    }
+}
