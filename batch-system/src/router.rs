@@ -80,6 +80,15 @@ pub enum RegisterError<N> {
     ShuttingDown(Box<N>),
 }
 
+impl<N> RegisterError<N> {
+    /// The FSM.
+    pub fn into_fsm(self) -> Box<N> {
+        match self {
+            RegisterError::Taken(fsm) | RegisterError::ShuttingDown(fsm) => fsm,
+        }
+    }
+}
+
 impl<N> fmt::Debug for RegisterError<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -160,7 +160,7 @@ impl Creator {
             }
             None => {}
         }
-        if handle.inner.router.mailbox(region_id.get()).is_some() {
+        if self.is_here(&handle.inner.router, region_id) {
             return match self.compare(handle, description, peer.id)? {
                 Found::Same => Ok(None),
                 Found::Nothing => self.admit_told(description, peer.id),

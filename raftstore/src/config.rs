@@ -128,6 +128,9 @@ pub struct RaftSettings {
     /// A region without anything to do for so many ticks falls asleep: it sends no heartbeats and costs no time
     /// until somebody wants something of it, or the store that leads it is lost. 0: never.
     pub sleep_after_ticks: usize,
+    /// A region that has slept for so many ticks gives back its memory but for a few hundred bytes, until
+    /// somebody wants something of it. 0: never.
+    pub cold_after_ticks: u32,
     /// Entries that are kept for a follower that lacks them; beyond, it needs a snapshot.
     pub spare_entries: u64,
     /// The same in bytes.
@@ -189,6 +192,7 @@ impl Default for RaftSettings {
             compact_after_size: ByteSize(region.compact_after_bytes),
             compact_after_ticks: region.compact_after_ticks,
             sleep_after_ticks: 20,
+            cold_after_ticks: 100,
             spare_entries: region.spare_entries,
             spare_size: ByteSize(region.spare_bytes),
             seed: region.seed,
@@ -200,6 +204,12 @@ impl RaftSettings {
     /// By how much the rates of two stores' clocks may differ. A cluster with worse clocks must not use
     /// leases.
     pub const MAX_CLOCK_DRIFT: f64 = 0.1;
+
+    /// How long a region sleeps before it is cold.
+    pub(crate) fn cold_after(&self) -> Option<Duration> {
+        let ticks = self.cold_after_ticks;
+        (ticks > 0).then(|| self.tick_interval.saturating_mul(ticks))
+    }
 
     /// So many ticks less than an election timeout, by the slowest clock.
     fn lease_below(&self, ticks: usize) -> Duration {
@@ -254,6 +264,7 @@ impl StoreConfig {
             ("mailbox_capacity", self.mailbox_capacity, 16, 1 << 20),
             ("max_snapshots", self.max_snapshots, 1, 1024),
             ("placement.batch", self.placement.batch, 1, 65_536),
+            ("raft.cold_after_ticks", self.raft.cold_after_ticks as usize, 0, 1_000_000),
             ("log.recovery_threads", self.log.recovery_threads, 1, 64),
         ];
         for (field, value, min, max) in bounded {

@@ -3,6 +3,7 @@
 //! A record is durable before its region can promise anything. So a crash anywhere leaves a region that the
 //! next start finds, or none.
 
+use crate::cold::ColdRegions;
 use crate::error::StoreFailure;
 use crate::events::{CreatedBy, Observers, RegionEvent};
 use crate::health::Health;
@@ -42,6 +43,8 @@ pub(crate) struct Creator {
     pub(crate) store_id: StoreId,
     pub(crate) region_config: Arc<RegionConfig>,
     pub(crate) tick_interval: Duration,
+    /// How long a region sleeps before it is cold; `None`: it never is.
+    pub(crate) cold_after: Option<Duration>,
     pub(crate) log_store: Arc<dyn LogStore>,
     pub(crate) state_machine: Arc<dyn StateMachine>,
     pub(crate) files: Arc<dyn SnapshotFiles>,
@@ -50,6 +53,7 @@ pub(crate) struct Creator {
     pub(crate) peers: Arc<Peers>,
     pub(crate) gates: Arc<ReadGates>,
     pub(crate) liveness: Arc<Liveness>,
+    pub(crate) cold: Arc<ColdRegions>,
     pub(crate) set_aside: SetAside,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,

@@ -195,10 +195,13 @@ impl DrivenStore {
 
     /// How a region stands. Runs it, and nothing else. `None` if it is not here or its mailbox is full.
     pub fn region_status(&mut self, region: RegionId) -> Option<RegionStatus> {
+        if let Some((status, _)) = self.handle.inner.cold.status(region) {
+            return Some(status);
+        }
         let found = Arc::new(Mutex::new(None));
         let answer = found.clone();
         let message = RegionMessage::Status(Box::new(move |status| *answer.lock() = Some(status)));
-        self.driver.router().send(region.get(), message).ok()?;
+        self.handle.inner.send(region, message).ok()?;
         for _ in 0..STATUS_ROUNDS {
             self.run_region(0, region);
             if let Some(status) = found.lock().take() {

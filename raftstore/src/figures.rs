@@ -62,7 +62,7 @@ impl Figures {
         ]
     }
 
-    fn gauges(&self) -> [Figure; 11] {
+    fn gauges(&self) -> [Figure; 12] {
         let router = &self.inner.router;
         let scheduled: usize = router.waiting().iter().sum();
         let depths = self.inner.queues.depths(scheduled);
@@ -87,6 +87,11 @@ impl Figures {
                 self.inner.set_aside.lock().len() as u64,
             ),
             ("regions_asleep", "Regions that sleep.", liveness.asleep),
+            (
+                "regions_cold",
+                "Regions that have given back their memory.",
+                self.inner.cold.len() as u64,
+            ),
             ("stores_lost", "Stores with regions of this one that do not answer.", liveness.lost),
             ("healthy", "1, or 0 after the store had to stop.", u64::from(healthy)),
         ]

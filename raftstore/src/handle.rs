@@ -1,6 +1,7 @@
 //! What users of a running store hold.
 
 use crate::clock::Clock;
+use crate::cold::ColdRegions;
 use crate::creator::Creator;
 use crate::error::{StartError, StoreFailure};
 use crate::health::Health;
@@ -79,6 +80,7 @@ pub(crate) struct HandleInner {
     pub(crate) directory: Arc<Directory>,
     pub(crate) queues: Queues,
     pub(crate) liveness: Arc<Liveness>,
+    pub(crate) cold: Arc<ColdRegions>,
     /// Gone once the store has stopped, so that a handle does not keep the log store open.
     pub(crate) creator: Mutex<Option<Arc<Creator>>>,
     pub(crate) stopped: AtomicBool,
@@ -89,7 +91,7 @@ impl fmt::Debug for StoreHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreHandle")
             .field("store", &self.inner.store_id)
-            .field("regions", &self.inner.router.alive())
+            .field("regions", &self.region_count())
             .field("leaders", &self.inner.metrics.leaders())
             .finish_non_exhaustive()
     }
@@ -142,7 +144,7 @@ impl StoreHandle {
 
     /// Sends what carries a callback, or has the callback hear why that is not possible.
     pub(crate) fn send_or_refuse(&self, region: RegionId, message: RegionMessage) {
-        if let Err(refused) = self.inner.router.send(region.get(), message) {
+        if let Err(refused) = self.inner.send(region, message) {
             let error = self.inner.refusal(region, &refused);
             match refused.into_message() {
                 RegionMessage::Propose(Proposal { callback, .. })
@@ -187,18 +189,21 @@ impl StoreHandle {
     /// [hand over](crate::AdminRequest::transfer_leader). Says whether the region is here and its mailbox not
     /// full.
     pub fn campaign(&self, region: RegionId) -> bool {
-        self.inner.router.send(region.get(), RegionMessage::Campaign).is_ok()
+        self.inner.send(region, RegionMessage::Campaign).is_ok()
     }
 
     /// How a region stands here, to the last figure; waits for its turn in the pool, so not from a callback.
     /// `None` if it is not here, or its mailbox is full. To look without waiting, or at many regions, use
     /// [`region`](Self::region) and [`regions`](Self::regions).
     pub fn region_status(&self, region: RegionId) -> Option<RegionStatus> {
+        if let Some((status, _)) = self.inner.cold.status(region) {
+            return Some(status);
+        }
         let (sender, status) = crossbeam::channel::bounded(1);
         let answer = Box::new(move |status| {
             let _ = sender.send(status);
         });
-        self.inner.router.send(region.get(), RegionMessage::Status(answer)).ok()?;
+        self.inner.send(region, RegionMessage::Status(answer)).ok()?;
         status.recv().ok()
     }
 
@@ -209,7 +214,7 @@ impl StoreHandle {
 
     /// How many regions are here.
     pub fn region_count(&self) -> usize {
-        self.inner.router.alive()
+        self.inner.router.alive() + self.inner.cold.len()
     }
 
     /// How many regions this store leads.
@@ -244,8 +249,9 @@ impl StoreHandle {
                 self.inner.metrics.count_dropped("snapshot_without_contents", 1);
                 continue;
             }
-            let region = envelope.region_id.get();
-            match outbox.send(region, RegionMessage::Raft(envelope)) {
+            let region = envelope.region_id;
+            let sent = outbox.send(region.get(), RegionMessage::Raft(envelope));
+            match sent.or_else(|refused| self.inner.reach(region, refused)) {
                 Ok(()) => {}
                 Err(SendError::Full(_)) => self.inner.metrics.count_dropped("mailbox_full", 1),
                 Err(SendError::Closed(message)) => {
@@ -298,6 +304,32 @@ impl StoreHandle {
 }
 
 impl HandleInner {
+    /// Sends to a region, also to one that is cold.
+    pub(crate) fn send(
+        &self,
+        region: RegionId,
+        message: RegionMessage,
+    ) -> Result<(), SendError<RegionMessage>> {
+        let sent = self.router.send(region.get(), message);
+        sent.or_else(|refused| self.reach(region, refused))
+    }
+
+    fn reach(
+        &self,
+        region: RegionId,
+        refused: SendError<RegionMessage>,
+    ) -> Result<(), SendError<RegionMessage>> {
+        let message = match refused {
+            SendError::Closed(message) if self.cold.len() > 0 => message,
+            other => return Err(other),
+        };
+        let creator = self.creator.lock().clone();
+        match creator {
+            Some(creator) => creator.reach(&self.router, region, message),
+            None => Err(SendError::Closed(message)),
+        }
+    }
+
     /// Why a message for a region was not taken.
     pub(crate) fn refusal(
         &self,

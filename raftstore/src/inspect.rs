@@ -7,7 +7,9 @@ use crate::published::{Published, Standing};
 use crate::snapshot::{ChoreQueue, StreamQueue, TrafficCounts};
 use crate::write_path::apply::ApplyQueue;
 use crate::write_path::persist::WriteQueue;
-use region::{Index, PeerId, PeerProgress, RegionDescription, RegionId, Role, StoreId, Term};
+use region::{
+    Index, PeerId, PeerProgress, RegionDescription, RegionId, RegionStatus, Role, StoreId, Term,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -109,6 +111,36 @@ impl RegionInfo {
         }
     }
 
+    fn cold(status: RegionStatus, writes: u64) -> Self {
+        let peers = status.matched.iter().map(|(peer_id, matched)| PeerProgress {
+            peer_id: *peer_id,
+            matched: *matched,
+            lag: 0,
+            in_snapshot: false,
+            silent_ticks: 0,
+        });
+        Self {
+            region_id: status.description.id,
+            state: RegionState::Live,
+            peers: peers.collect(),
+            description: status.description,
+            peer_id: status.peer_id,
+            asleep: true,
+            role: status.role,
+            term: status.term,
+            leader: status.leader,
+            truncated: status.truncated,
+            applied: status.applied,
+            committed: status.committed,
+            persisted: status.persisted,
+            last: status.last,
+            pending_proposals: 0,
+            unapplied_bytes: 0,
+            cached_bytes: 0,
+            writes,
+        }
+    }
+
     fn unknown(region_id: RegionId, state: RegionState) -> Self {
         Self {
             region_id,
@@ -192,6 +224,10 @@ pub struct StoreStatus {
     pub store_id: StoreId,
     /// Regions that are alive here.
     pub regions: usize,
+    /// Regions that sleep, the cold ones included.
+    pub asleep: usize,
+    /// Regions that have slept for so long that they gave back their memory.
+    pub cold: usize,
     /// Regions that it leads.
     pub leaders: u64,
     /// How often a region here became or ceased to be the leader.
@@ -211,7 +247,10 @@ impl StoreHandle {
     /// For figures as of now see [`region_status`](Self::region_status).
     pub fn region(&self, region: RegionId) -> Option<RegionInfo> {
         let found = self.inner.directory.find(region);
-        let info = found.map(|published| RegionInfo::read(region, &published));
+        let info = found.map(|published| RegionInfo::read(region, &published)).or_else(|| {
+            let (status, writes) = self.inner.cold.status(region)?;
+            Some(RegionInfo::cold(status, writes))
+        });
         let reason = self.inner.set_aside.lock().get(&region).cloned();
         let Some(reason) = reason else { return info };
         let state = RegionState::SetAside { reason };
@@ -224,9 +263,17 @@ impl StoreHandle {
     /// All regions here by id, those that are set aside included; each as by [`region`](Self::region).
     pub fn regions(&self) -> Vec<RegionInfo> {
         let set_aside = self.set_aside();
+        // Before and after: a region may become cold or warm between two looks, and is seen in one of the three.
+        let mut cold = self.inner.cold.all();
         let all = self.inner.directory.all();
+        cold.extend(self.inner.cold.all());
         let mut infos = Vec::with_capacity(all.len() + set_aside.len());
         infos.extend(all.iter().map(|(region, published)| RegionInfo::read(*region, published)));
+        if !cold.is_empty() {
+            infos.extend(cold.into_iter().map(|(status, writes)| RegionInfo::cold(status, writes)));
+            infos.sort_by_key(|info| info.region_id);
+            infos.dedup_by_key(|info| info.region_id);
+        }
         for (region, reason) in set_aside {
             let state = RegionState::SetAside { reason };
             match infos.binary_search_by_key(&region, |info| info.region_id) {
@@ -243,6 +290,8 @@ impl StoreHandle {
         StoreStatus {
             store_id: inner.store_id,
             regions: self.region_count(),
+            asleep: inner.liveness.figures().asleep as usize,
+            cold: inner.cold.len(),
             leaders: self.leaders(),
             leader_changes: self.leader_changes(),
             set_aside: self.set_aside(),

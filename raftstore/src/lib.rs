@@ -15,6 +15,7 @@ mod applied;
 mod bootstrap;
 mod builder;
 mod clock;
+mod cold;
 mod config;
 mod creator;
 mod driven;

@@ -36,6 +36,8 @@ pub(crate) enum RegionMessage {
     CompactSoon,
     /// The region sleeps, and the store is lost that led it, or was started anew.
     StoreLost(StoreId),
+    /// From a timer: the region has slept for long, if it still sleeps since that tick.
+    Cool(u64),
     /// From a timer.
     Tick,
     /// Stand for election now.
@@ -49,8 +51,8 @@ pub(crate) enum RegionMessage {
 impl RegionMessage {
     /// Whether a region that sleeps has to wake for it.
     pub(crate) fn rouses(&self) -> bool {
-        use RegionMessage::{Applied, Continue, Persisted, Status, Tick};
-        !matches!(self, Persisted(_) | Applied(_) | Tick | Continue | Status(_))
+        use RegionMessage::{Applied, Continue, Cool, Persisted, Status, Tick};
+        !matches!(self, Persisted(_) | Applied(_) | Tick | Cool(_) | Continue | Status(_))
     }
 }
 

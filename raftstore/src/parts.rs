@@ -83,6 +83,7 @@ impl Parts {
             store_id,
             region_config: Arc::new(RegionConfig { incarnation, ..config.region_config() }),
             tick_interval: config.raft.tick_interval,
+            cold_after: config.raft.cold_after(),
             log_store: seams.log_store.clone(),
             state_machine: seams.state_machine.clone(),
             files: seams.snapshot_files.clone(),
@@ -91,6 +92,7 @@ impl Parts {
             peers: Arc::new(Peers::default()),
             gates: Arc::new(ReadGates::default()),
             liveness: Arc::new(Liveness::new(patience, incarnation)),
+            cold: Arc::default(),
             set_aside: SetAside::default(),
             health: health.clone(),
             metrics: metrics.clone(),
@@ -168,6 +170,7 @@ impl Parts {
             clock.clone(),
             health.clone(),
             self.seams.log_store.is_volatile(),
+            router.clone(),
         )
     }
 
@@ -210,6 +213,7 @@ impl Parts {
             ranges: self.creator.ranges.clone(),
             peers: self.creator.peers.clone(),
             directory: self.creator.directory.clone(),
+            cold: self.creator.cold.clone(),
             health: self.health.clone(),
             router: router.clone(),
             metrics: self.metrics.clone(),
@@ -264,6 +268,7 @@ impl Parts {
             ranges: self.creator.ranges.clone(),
             gates: self.creator.gates.clone(),
             liveness: self.creator.liveness.clone(),
+            cold: self.creator.cold.clone(),
             set_aside: self.creator.set_aside.clone(),
             directory: self.creator.directory.clone(),
             queues: Queues {

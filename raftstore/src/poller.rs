@@ -8,14 +8,14 @@ use crate::health::Health;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::metrics::LocalMetrics;
 use crate::reads::read_error;
-use crate::region_fsm::{RegionFsm, RegionOutbox};
+use crate::region_fsm::{RegionFsm, RegionOutbox, RegionRouter};
 use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::ApplyDone;
 use crate::write_path::collect::CollectStation;
 use crate::write_path::propose::ProposeStation;
 use crate::write_path::Stage;
 use batch_system::{Claim, CloseReason, Handler, PanicReport, RoundStart};
-use region::{Effects, Proposal, ProposeError, RegionId};
+use region::{Effects, Index, Proposal, ProposeError, RegionId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ pub(crate) struct StorePoller {
     health: Arc<Health>,
     /// Whether the log outlives the process.
     log_is_volatile: bool,
+    router: RegionRouter,
     /// When the round began.
     now: Duration,
     /// FSMs handled in this round.
@@ -45,6 +46,7 @@ impl StorePoller {
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
         log_is_volatile: bool,
+        router: RegionRouter,
     ) -> Self {
         Self {
             propose,
@@ -54,6 +56,7 @@ impl StorePoller {
             clock,
             health,
             log_is_volatile,
+            router,
             now: Duration::ZERO,
             slots: 0,
             in_round: false,
@@ -86,7 +89,7 @@ impl StorePoller {
 
     /// Station 5.
     fn apply(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
-        let CollectStation { apply, respond, persist, creator, .. } = &mut self.collect;
+        let CollectStation { apply, respond, .. } = &mut self.collect;
         let mut done = Vec::new();
         apply.flush(respond, &mut self.metrics, |slot, what| done.push((slot, what)));
         // Stable: what happened to one region stays in order.
@@ -98,29 +101,46 @@ impl StorePoller {
                 ApplyDone::Applied(index) => {
                     fsm.region.applied(index);
                     fsm.region.answer_reads(&mut self.effects);
-                    respond.add_reads(&mut self.effects.reads);
+                    self.collect.respond.add_reads(&mut self.effects.reads);
                     fsm.publish();
                 }
-                ApplyDone::Compact(index) => {
-                    let region_id = fsm.region.id();
-                    let kept_from = match self.log_is_volatile {
-                        true => fsm.region.applied_index(),
-                        false => creator.durable_index(region_id).min(fsm.region.applied_index()),
-                    };
-                    if let Some(truncated) = fsm.region.compact_to(index.min(kept_from)) {
-                        let index = truncated.index;
-                        creator.observers.tell(region_id, || RegionEvent::LogCompacted { index });
-                        persist.truncate(region_id, truncated);
-                    }
-                }
+                ApplyDone::Compact(index) => self.cut(fsm, index),
             }
         }
-        persist.flush_truncations();
+        self.collect.persist.flush_truncations();
         for claim in batch.iter() {
             if claim.fsm().region.has_ready() {
                 // Forced: it is the one message that keeps a region going.
                 let _ = outbox.force_send(claim.address(), RegionMessage::Continue);
             }
+        }
+    }
+}
+
+impl StorePoller {
+    /// Those that have slept for long end now, to be cold. Their logs are cut as far as they may be: every peer
+    /// has all of it.
+    fn cool(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &RegionOutbox) {
+        for claim in batch.iter_mut().filter(|claim| claim.fsm().cooling) {
+            let (address, fsm) = (claim.address(), claim.fsm_mut());
+            self.cut(fsm, fsm.region.applied_index());
+            self.collect.creator.cold.begin(RegionId::new(address));
+            outbox.close(address);
+        }
+        self.collect.persist.flush_truncations();
+    }
+
+    /// Cuts a region's log up to an index, but for what its state machine may still need.
+    fn cut(&mut self, fsm: &mut RegionFsm, index: Index) {
+        let (creator, region_id) = (&self.collect.creator, fsm.region.id());
+        let kept_from = match self.log_is_volatile {
+            true => fsm.region.applied_index(),
+            false => creator.durable_index(region_id).min(fsm.region.applied_index()),
+        };
+        if let Some(truncated) = fsm.region.compact_to(index.min(kept_from)) {
+            let index = truncated.index;
+            creator.observers.tell(region_id, || RegionEvent::LogCompacted { index });
+            self.collect.persist.truncate(region_id, truncated);
         }
     }
 }
@@ -176,12 +196,13 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         self.persist_and_send(batch, outbox);
         self.apply(batch, outbox);
         let now_ms = self.now.as_millis() as u32;
-        let Creator { tick_interval, liveness, .. } = &*self.collect.creator;
+        let Creator { tick_interval, cold_after, liveness, .. } = &*self.collect.creator;
         for claim in batch.iter_mut() {
             let fsm = claim.fsm_mut();
-            fsm.settle_down(liveness, *tick_interval, outbox);
+            fsm.settle_down(liveness, *cold_after, *tick_interval, outbox);
             fsm.publisher.turn_ended(&fsm.region, now_ms);
         }
+        self.cool(batch, outbox);
         if self.health.has_failed() {
             self.collect.send.clear();
         }
@@ -197,6 +218,12 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         mut unhandled: Vec<RegionMessage>,
         reason: CloseReason,
     ) {
+        if fsm.cooling && matches!(reason, CloseReason::Requested) {
+            match self.collect.creator.freeze(&self.router, fsm, unhandled) {
+                None => return,
+                Some(back) => (fsm, unhandled) = back,
+            }
+        }
         let region_id = fsm.region.id();
         let refusal = match &reason {
             CloseReason::Panicked(text) => {

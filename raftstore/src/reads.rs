@@ -172,7 +172,7 @@ impl HandleInner {
             return callback.call(Err(ReadError::Stopped { region_id: region }));
         }
         let message = RegionMessage::Read(Read { mode, epoch, callback });
-        if let Err(refused) = self.router.send(region.get(), message) {
+        if let Err(refused) = self.send(region, message) {
             let error = read_error(self.refusal(region, &refused));
             if let SendError::Full(RegionMessage::Read(read))
             | SendError::Closed(RegionMessage::Read(read)) = refused

@@ -29,6 +29,8 @@ pub(crate) struct RegionFsm {
     pub(crate) ticking: bool,
     /// Since when it sleeps, and whose store is watched meanwhile.
     pub(crate) rest: Option<Rest>,
+    /// It has slept for long, and ends with this round, to be cold.
+    pub(crate) cooling: bool,
     /// As they see it.
     published: Option<Serving>,
     /// As long as the region knows nothing: it is counted among those that do not.
@@ -51,6 +53,7 @@ impl RegionFsm {
             // It begins with one.
             ticking: true,
             rest: None,
+            cooling: false,
             published: None,
             newcomer,
         }
@@ -63,6 +66,43 @@ impl RegionFsm {
         self.published = Some(serving);
         if self.newcomer.is_some() && self.region.description().is_initialised() {
             self.newcomer = None;
+        }
+    }
+
+    /// The region, its rest, and what else there is.
+    ///
+    /// # Panics
+    /// When it does not rest.
+    pub(crate) fn into_parts(self) -> (Region, Rest, FsmParts) {
+        let Self { region, role, publisher, gate, rest, .. } = self;
+        let rest = rest.expect("it rests");
+        (region, rest, FsmParts { role, publisher, gate, rest: None })
+    }
+}
+
+/// An Fsm that has been taken apart, without its region.
+pub(crate) struct FsmParts {
+    role: Option<Role>,
+    pub(crate) publisher: Publisher,
+    pub(crate) gate: Arc<ReadGate>,
+    pub(crate) rest: Option<Rest>,
+}
+
+impl FsmParts {
+    /// The Fsm as it was.
+    pub(crate) fn join(self, region: Region) -> RegionFsm {
+        let Self { role, publisher, gate, rest } = self;
+        RegionFsm {
+            region,
+            role,
+            publisher,
+            slot: 0,
+            gate,
+            ticking: false,
+            rest,
+            cooling: false,
+            published: None,
+            newcomer: None,
         }
     }
 }

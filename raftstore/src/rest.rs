@@ -26,6 +26,7 @@ impl RegionFsm {
         }
         let id = self.region.id();
         let silent = rest.leader.map_or(0, |store| liveness.silent_ticks(id, store, rest.since));
+        self.cooling = false;
         let woke = std::mem::replace(&mut rest.asleep, false);
         let leads = rest.leader.is_none();
         if woke {
@@ -43,6 +44,7 @@ impl RegionFsm {
     pub(crate) fn settle_down(
         &mut self,
         liveness: &Liveness,
+        cold_after: Option<Duration>,
         tick: Duration,
         outbox: &mut RegionOutbox,
     ) {
@@ -64,7 +66,11 @@ impl RegionFsm {
         liveness.note_asleep(true);
         let led_by = self.region.leader().filter(|leader| leader.id != self.region.peer().id);
         let leader = led_by.map(|leader| leader.store);
-        self.rest = Some(Rest { asleep: true, since: liveness.ticks(), leader });
+        let since = liveness.ticks();
+        self.rest = Some(Rest { asleep: true, since, leader });
+        if let Some(cold_after) = cold_after {
+            outbox.send_after(id.get(), cold_after, RegionMessage::Cool(since));
+        }
         match (led_by, self.region.relies_on_life()) {
             (Some(leader), Some(life)) => {
                 if !liveness.watch_leader(id, leader.store, life) {
@@ -74,6 +80,12 @@ impl RegionFsm {
             }
             _ => self.others().for_each(|store| liveness.watch_follower(store)),
         }
+    }
+
+    /// Whether it has slept since that tick.
+    pub(crate) fn sleeps_since(&self, since: u64) -> bool {
+        self.region.is_asleep()
+            && self.rest.as_ref().is_some_and(|rest| rest.asleep && rest.since == since)
     }
 
     /// The region sleeps no more, and relies on no store's life.

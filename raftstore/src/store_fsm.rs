@@ -61,7 +61,7 @@ impl StoreFsm {
             StoreMessage::SnapshotArrived(arrival) => {
                 let (region, peer) = (arrival.envelope.region_id, arrival.envelope.to.id);
                 let router = outbox.router();
-                if router.mailbox(region.get()).is_none() {
+                if !self.creator.warm(&router, region) {
                     let conf_ver = snapshot_of(&arrival.envelope)
                         .map_or(0, |applied| applied.description.epoch.conf_ver);
                     self.creator.create_for_leader(&router, region, peer, conf_ver);
@@ -128,14 +128,18 @@ impl StoreFsm {
         }
         for (region, store) in turn.wake {
             let offset = self.creator.offset_in_tick(region);
-            outbox.send_after(region.get(), offset, RegionMessage::StoreLost(store));
+            let lost = || RegionMessage::StoreLost(store);
+            if !outbox.send_after(region.get(), offset, lost()) {
+                // It is cold.
+                let _ = self.creator.reach(&outbox.router(), region, lost());
+            }
         }
         outbox.send_control_after(*tick_interval, StoreMessage::AskOthers);
     }
 
     fn stray(&mut self, envelope: Box<Envelope>, router: &RegionRouter, send: &mut SendStation) {
         let region = envelope.region_id;
-        if router.mailbox(region.get()).is_some() {
+        if self.creator.warm(router, region) {
             // It was created meanwhile.
             return self.forward(envelope, router);
         }

@@ -19,12 +19,12 @@
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
-use raft::{ProgressState, RawNode};
+use raft::RawNode;
 
 use crate::admission::Admission;
 use crate::applying::Applying;
-use crate::command::{compact_log_entry, HeaderCache};
-use crate::compaction::{Compaction, LogState};
+use crate::command::HeaderCache;
+use crate::compaction::Compaction;
 use crate::config::RegionConfig;
 use crate::description::{Peer, RegionDescription};
 use crate::effects::{Effects, Persisted, RegionFailure, Role, RoleChange};
@@ -370,6 +370,7 @@ impl Region {
         if self.pending.has_work(&self.writes, &self.applying)
             || self.raw.store().snapshots().any_wanted()
             || self.has_reads_to_do()
+            || self.wants_to_nudge()
         {
             return true;
         }
@@ -396,6 +397,7 @@ impl Region {
         }
         let released = self.release_change(effects);
         self.ask_for_reads();
+        self.nudge();
         self.raw.store().set_withhold(released || self.withholds());
         let mut ready = self.raw.ready();
         self.raw.store().set_withhold(false);
@@ -610,36 +612,6 @@ impl Region {
             self.raw.raft.maybe_free_inflight_buffers();
         }
         self.propose_compaction();
-    }
-
-    /// Has the log's head cut if that is worth an entry. Asked after every report of applied
-    /// entries, so that a busy log is cut in many small steps.
-    fn propose_compaction(&mut self) {
-        let state = LogState {
-            truncated: self.truncated().index,
-            applied: self.applying.applied(),
-            bytes: self.raw.store().log_bytes(),
-            matched_by_all: self.matched_by_all(),
-            snapshot: self.oldest_snapshot_under_way(),
-        };
-        if let Some(target) = self.compaction.target(&self.config, &state) {
-            let entry = compact_log_entry(self.description.epoch, target);
-            if let Some(index) = self.append(vec![entry]) {
-                self.compaction.proposed(target, index);
-            }
-        }
-    }
-
-    /// Up to where the oldest snapshot reaches that is on its way.
-    fn oldest_snapshot_under_way(&self) -> Option<Index> {
-        let all = self.raw.raft.prs().iter().map(|(_, progress)| progress);
-        let on_their_way = all.filter(|progress| progress.state == ProgressState::Snapshot);
-        on_their_way.map(|progress| Index::new(progress.pending_snapshot)).min()
-    }
-
-    /// Last entry that every peer, this one included, has persisted.
-    pub(crate) fn matched_by_all(&self) -> Index {
-        Index::new(self.raw.raft.prs().iter().map(|(_, pr)| pr.matched).min().unwrap_or(0))
     }
 
     pub(crate) fn campaign_must_wait(&self) -> bool {

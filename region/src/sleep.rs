@@ -15,8 +15,8 @@
 //! # Why this is safe
 //!
 //! Nothing rests on agreements being exact: late, lost and doubled ones cost ticks, never correctness. A peer
-//! that is awake while the others sleep misses its leader after an election timeout and asks for pre-votes;
-//! those wake the leader, whose heartbeats wake everybody. A peer that sleeps while the leader is awake is
+//! that wakes wakes its leader, unless it was the leader who woke it, and the leader's heartbeats wake everybody.
+//! If that is lost it misses its leader after an election timeout and asks for pre-votes, which do the same. A peer that sleeps while the leader is awake is
 //! woken by the next heartbeat. A sleeping leader is still the leader of its term, without a lease: whoever
 //! reads there has it ask a quorum.
 //!
@@ -59,6 +59,8 @@ pub(crate) struct Sleep {
     asleep: bool,
     /// It slept, as a follower, and has not heard of its leader since.
     unheeded: bool,
+    /// The leader should know that this follower is awake.
+    nudges: bool,
     /// Ticks for which it stands again and again, the others having learnt it later that there is no leader.
     stands: u8,
     /// Ticks of a leader without anything to do.
@@ -108,7 +110,12 @@ impl Region {
     /// store being lost; else 0. Too many could break a promise to the leader, too few cost time only.
     pub fn wake(&mut self, silent_ticks: usize) {
         if self.sleep.asleep {
-            self.sleep = Sleep { unheeded: !self.is_leader(), ..Sleep::default() };
+            let follows = !self.is_leader();
+            self.sleep = Sleep {
+                unheeded: follows,
+                nudges: follows && silent_ticks == 0,
+                ..Sleep::default()
+            };
         }
         let raft = &mut self.raw.raft;
         let follows = raft.leader_id != raft::INVALID_ID && raft.leader_id != self.peer.id.get();
@@ -154,6 +161,29 @@ impl Region {
             raft.set_randomized_election_timeout(least);
             self.timeout = (self.term(), least);
         }
+    }
+
+    /// Whether [`nudge`](Self::nudge) has something to do.
+    pub(crate) fn wants_to_nudge(&self) -> bool {
+        self.sleep.nudges && self.sleep.unheeded
+    }
+
+    /// Wakes the leader, if it was not the leader who woke this peer. Who is awake alone would count its leader's
+    /// sleep as silence, and help others to power.
+    pub(crate) fn nudge(&mut self) {
+        if self.wants_to_nudge() && self.raw.raft.leader_id != raft::INVALID_ID {
+            let raft = &mut self.raw.raft;
+            let nudge = Message {
+                msg_type: MessageType::MsgHeartbeatResponse,
+                from: self.peer.id.get(),
+                to: raft.leader_id,
+                term: raft.term,
+                commit: raft.raft_log.committed,
+                ..Message::default()
+            };
+            raft.msgs.push(nudge);
+        }
+        self.sleep.nudges = false;
     }
 
     /// A tick.

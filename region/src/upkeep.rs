@@ -1,5 +1,10 @@
-//! Memory that is given back: entries that nobody will ask for soon, and what is needed only for work.
+//! What is given back: the head of the log on disk, entries that nobody will ask for soon, and memory that is
+//! needed only for work.
 
+use raft::ProgressState;
+
+use crate::command::compact_log_entry;
+use crate::compaction::LogState;
 use crate::ids::Index;
 use crate::region::Region;
 use crate::storage::Eviction;
@@ -34,5 +39,35 @@ impl Region {
         store.evict(&Eviction { free, loose: done, max_bytes: cache });
         // Persisted, but not handed out: bounded, if less tightly.
         store.evict(&Eviction { free, loose: persisted, max_bytes: most });
+    }
+
+    /// Has the log's head cut if that is worth an entry. Asked after every report of applied
+    /// entries, so that a busy log is cut in many small steps.
+    pub(crate) fn propose_compaction(&mut self) {
+        let state = LogState {
+            truncated: self.truncated().index,
+            applied: self.applying.applied(),
+            bytes: self.raw.store().log_bytes(),
+            matched_by_all: self.matched_by_all(),
+            snapshot: self.oldest_snapshot_under_way(),
+        };
+        if let Some(target) = self.compaction.target(&self.config, &state) {
+            let entry = compact_log_entry(self.description.epoch, target);
+            if let Some(index) = self.append(vec![entry]) {
+                self.compaction.proposed(target, index);
+            }
+        }
+    }
+
+    /// Up to where the oldest snapshot reaches that is on its way.
+    fn oldest_snapshot_under_way(&self) -> Option<Index> {
+        let all = self.raw.raft.prs().iter().map(|(_, progress)| progress);
+        let on_their_way = all.filter(|progress| progress.state == ProgressState::Snapshot);
+        on_their_way.map(|progress| Index::new(progress.pending_snapshot)).min()
+    }
+
+    /// Last entry that every peer, this one included, has persisted.
+    pub(crate) fn matched_by_all(&self) -> Index {
+        Index::new(self.raw.raft.prs().iter().map(|(_, pr)| pr.matched).min().unwrap_or(0))
     }
 }

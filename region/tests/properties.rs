@@ -221,9 +221,7 @@ impl World {
                     (0..count).for_each(|_| cluster.tick(id));
                 }
             }
-            Event::Wake(id, lost) => {
-                up(cluster, id).into_iter().for_each(|id| cluster.wake(id, lost))
-            }
+            Event::Wake(id, lost) => _ = up(cluster, id).map(|id| cluster.wake(id, lost)),
             Event::Chill(id) => _ = cluster.chill(id % 3 + 1),
             Event::Propose(id, count, size) => {
                 if let Some(id) = up(cluster, id) {

@@ -22,6 +22,7 @@ impl World {
     /// Ends all faults and the load, and sees to it that everything is served again within a time, all
     /// replicas are equal, logs are short, nobody waits, and nothing is left behind.
     pub(crate) fn finish(&mut self) -> Option<Violation> {
+        self.note_cold();
         self.heal();
         let election_us = self.plan.cluster.election_us();
         // Two rounds of elections, a disk that was behind, and time to serve.

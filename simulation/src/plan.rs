@@ -75,6 +75,9 @@ pub struct ClusterPlan {
     /// Ticks after which an idle region sleeps; 0 for never.
     #[serde(default)]
     pub sleep_after_ticks: usize,
+    /// Ticks of sleep after which a region is cold; 0 for never.
+    #[serde(default)]
+    pub cold_after_ticks: u32,
     /// Whether leaders answer reads by a lease. Then clocks go no further apart than leases bear.
     #[serde(default)]
     pub leases: bool,
@@ -314,6 +317,7 @@ impl Plan {
             ("cluster.tick_ms", cluster.tick_ms, 5, 60_000),
             ("cluster.election_ticks", cluster.election_ticks as u64, 4, 1000),
             ("cluster.sleep_after_ticks", cluster.sleep_after_ticks as u64, 0, 1000),
+            ("cluster.cold_after_ticks", u64::from(cluster.cold_after_ticks), 0, 1000),
             ("cluster.batch_size", cluster.batch_size as u64, 1, 4096),
             ("cluster.message_budget", cluster.message_budget as u64, 1, 65_536),
             ("cluster.mailbox_capacity", cluster.mailbox_capacity as u64, 16, 1 << 20),

@@ -382,6 +382,7 @@ fn store_config(plan: &ClusterPlan, seed: u64) -> StoreConfig {
     config.raft.election_ticks = plan.election_ticks;
     config.raft.compact_after_entries = plan.compact_after_entries;
     config.raft.sleep_after_ticks = plan.sleep_after_ticks;
+    config.raft.cold_after_ticks = plan.cold_after_ticks;
     config.raft.spare_entries = plan.compact_after_entries;
     config.raft.max_proposal_size = ByteSize(MAX_PROPOSAL_BYTES);
     config.raft.max_append_size = ByteSize::kib(128);

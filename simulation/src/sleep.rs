@@ -21,6 +21,7 @@ impl World {
     /// All regions that sleep now on all their stores must be led after this time by a store other than
     /// `without`.
     pub(crate) fn expect_leaders(&mut self, without: u64, within_us: u64) {
+        self.note_cold();
         let mut regions = BTreeMap::new();
         for region in self.clients.directory.ids() {
             let stores = self.clients.directory.stores_of(region);
@@ -35,6 +36,15 @@ impl World {
         let since_us = self.agenda.now_us();
         self.sleepers.push(Sleepers { regions, since_us, without });
         self.agenda.add_in(within_us, Occasion::Leaders { expectation });
+    }
+
+    /// Counts the regions that are cold now.
+    pub(crate) fn note_cold(&mut self) {
+        let running = self.processes.iter().filter_map(|process| process.running.as_ref());
+        let cold: usize = running.map(|it| it.store.handle().store_status().cold).sum();
+        if cold > 0 {
+            self.fired.note_many(FaultKind::Chilled, cold as u64);
+        }
     }
 
     /// The time is up.

@@ -5,6 +5,7 @@ use super::frames::FrameReader;
 use super::message::{reception_name, SnapshotBody, SnapshotId, SnapshotMessage};
 use super::receive::{Arrival, Receiving, Took};
 use super::send::Sending;
+use crate::cold::ColdRegions;
 use crate::error::StoreFailure;
 use crate::events::{Observers, RegionEvent};
 use crate::health::Health;
@@ -88,6 +89,7 @@ pub(crate) struct StreamWorker {
     pub(crate) ranges: Arc<RangeMap>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) cold: Arc<ColdRegions>,
     pub(crate) health: Arc<Health>,
     pub(crate) router: RegionRouter,
     pub(crate) metrics: Arc<Metrics>,
@@ -416,6 +418,9 @@ impl StreamWorker {
     /// The peer has all that is offered: the snapshot came late or twice, or the leader has not heard. What the
     /// peer has shown of itself may be old, but what was committed stays so.
     fn is_there_already(&self, id: SnapshotId) -> bool {
+        if let Some((cold, _)) = self.cold.status(id.region) {
+            return cold.peer_id == id.peer && cold.committed >= id.index;
+        }
         let shown = self.directory.find(id.region).map(|published| published.read());
         shown.is_some_and(|shown| shown.peer_id == id.peer && shown.committed >= id.index)
     }

@@ -94,6 +94,7 @@ impl ProposeStation {
                     }
                 }
                 RegionMessage::StoreLost(store) => drop(region.leader_lost(store)),
+                RegionMessage::Cool(since) => fsm.cooling = fsm.sleeps_since(since),
                 RegionMessage::Tick => self.tick(fsm, effects, outbox),
                 // Where it is not possible now, the election timeout will see to it.
                 RegionMessage::Campaign => drop(region.campaign()),

@@ -9,6 +9,7 @@ use crate::random::Random;
 pub(super) const PROMISES: &[FaultKind] = &[
     FaultKind::Slept,
     FaultKind::SleepersElected,
+    FaultKind::Chilled,
     FaultKind::Crash,
     FaultKind::CleanRestart,
     FaultKind::Pause,

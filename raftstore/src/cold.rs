@@ -1,0 +1,236 @@
+//! Regions that have slept for long: without an Fsm, a mailbox, a gate or a summary.
+//!
+//! ```text
+//!            has slept for long                  nothing came meanwhile
+//!   Fsm ────────────────────────► cooling ───────────────────────────────► cold
+//!    ▲                               │ something came                        │ a message for it
+//!    └───────────────────────────────┴───────────────────────────────────────┘
+//! ```
+//!
+//! Who sends to a region looks for its mailbox first, and here only if there is none. The region is noted as
+//! cooling *before* its address is taken off the router, so it is found in one of the two places at any time.
+//! What is sent while it cools waits in the note. The lock of a note is held until the region is registered
+//! again: two senders never make two Fsms.
+//!
+//! Invariant: a region is registered, or noted here, or both while it cools; and never an Fsm of it exists
+//! beside a cold one.
+
+use crate::creator::Creator;
+use crate::message::RegionMessage;
+use crate::region_fsm::{FsmParts, RegionFsm, RegionRouter};
+use crate::rest::Rest;
+use batch_system::{Priority, SendError};
+use parking_lot::{Mutex, MutexGuard};
+use region::{ColdRegion, LogReader, RegionId, RegionStatus, Role};
+use rustc_hash::FxHashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+const SHARDS: usize = 64;
+
+/// Most messages that wait for a region while it cools, which takes no longer than a round.
+const MAX_WAITING: usize = 1024;
+
+type Shard = FxHashMap<RegionId, Note>;
+
+enum Note {
+    /// Its Fsm is on its way out. What has come since.
+    Cooling(Vec<RegionMessage>),
+    Cold(Box<Cold>),
+}
+
+struct Cold {
+    region: ColdRegion,
+    rest: Rest,
+    /// As its summary had it.
+    writes: u64,
+}
+
+/// The cold regions of a store.
+pub(crate) struct ColdRegions {
+    shards: Box<[Mutex<Shard>]>,
+    /// Notes of both kinds.
+    count: AtomicUsize,
+}
+
+impl Default for ColdRegions {
+    fn default() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, count: AtomicUsize::new(0) }
+    }
+}
+
+impl ColdRegions {
+    fn shard(&self, region: RegionId) -> MutexGuard<'_, Shard> {
+        self.shards[region.get() as usize % SHARDS].lock()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// The region is about to be cold; its address is taken off the router next.
+    pub(crate) fn begin(&self, region: RegionId) {
+        let before = self.shard(region).insert(region, Note::Cooling(Vec::new()));
+        debug_assert!(before.is_none(), "{region} is cold twice");
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether a region is cold, or about to be.
+    pub(crate) fn contains(&self, region: RegionId) -> bool {
+        self.shard(region).contains_key(&region)
+    }
+
+    /// How a cold region stands, and its writes so far; `None` if it is not cold.
+    pub(crate) fn status(&self, region: RegionId) -> Option<(RegionStatus, u64)> {
+        match self.shard(region).get(&region)? {
+            Note::Cold(cold) => Some((cold.region.status(), cold.writes)),
+            Note::Cooling(_) => None,
+        }
+    }
+
+    /// How all cold regions stand, in no order. One shard is locked at a time.
+    pub(crate) fn all(&self) -> Vec<(RegionStatus, u64)> {
+        let mut all = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            all.extend(shard.lock().values().filter_map(|note| match note {
+                Note::Cold(cold) => Some((cold.region.status(), cold.writes)),
+                Note::Cooling(_) => None,
+            }));
+        }
+        all
+    }
+
+    fn take(&self, region: RegionId, shard: &mut Shard) -> Option<Note> {
+        let note = shard.remove(&region)?;
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        Some(note)
+    }
+}
+
+impl Creator {
+    /// An Fsm that was to become cold has ended: what is left of it is noted, or, if something has come
+    /// meanwhile, it goes on. Gives it back if it can do neither, the pool being shut down.
+    pub(crate) fn freeze(
+        &self,
+        router: &RegionRouter,
+        mut fsm: Box<RegionFsm>,
+        mut messages: Vec<RegionMessage>,
+    ) -> Option<(Box<RegionFsm>, Vec<RegionMessage>)> {
+        let id = fsm.region.id();
+        let mut shard = self.cold.shard(id);
+        if let Some(Note::Cooling(waiting)) = self.cold.take(id, &mut shard) {
+            messages.extend(waiting);
+        }
+        if messages.is_empty() {
+            match take_apart(fsm) {
+                Ok((cold, parts)) => {
+                    shard.insert(id, Note::Cold(cold));
+                    self.cold.count.fetch_add(1, Ordering::AcqRel);
+                    // Only now: whoever looks at all regions finds it here or there.
+                    self.gates.close(&parts.gate);
+                    self.directory.remove(id, &parts.publisher.published());
+                    return None;
+                }
+                Err(back) => {
+                    fsm = back;
+                    messages.push(RegionMessage::Continue);
+                }
+            }
+        }
+        fsm.cooling = false;
+        if let Err(refused) = router.register(id.get(), fsm, Priority::Normal) {
+            return Some((refused.into_fsm(), messages));
+        }
+        drop(shard);
+        for message in messages {
+            // Forced, and the mailbox is empty.
+            let _ = router.force_send(id.get(), message);
+        }
+        None
+    }
+
+    /// Sends to a region that has no mailbox, if that is because it is cold.
+    ///
+    /// # Errors
+    /// `Closed` if it is not, with the message; `Full` if too many wait for it.
+    pub(crate) fn reach(
+        &self,
+        router: &RegionRouter,
+        region: RegionId,
+        message: RegionMessage,
+    ) -> Result<(), SendError<RegionMessage>> {
+        let mut shard = self.cold.shard(region);
+        if let Some(Note::Cooling(waiting)) = shard.get_mut(&region) {
+            if waiting.len() >= MAX_WAITING {
+                return Err(SendError::Full(message));
+            }
+            waiting.push(message);
+            return Ok(());
+        }
+        self.warm_up(router, region, &mut shard);
+        drop(shard);
+        // It may have been warm by then.
+        router.send(region.get(), message)
+    }
+
+    /// Whether a region is here, cold or not.
+    pub(crate) fn is_here(&self, router: &RegionRouter, region: RegionId) -> bool {
+        let has_mailbox = || router.mailbox(region.get()).is_some();
+        // Once more: it may have become warm between the two.
+        has_mailbox() || self.cold.contains(region) || has_mailbox()
+    }
+
+    /// Whether a region has a mailbox, or gets one now, being cold.
+    pub(crate) fn warm(&self, router: &RegionRouter, region: RegionId) -> bool {
+        let mut shard = self.cold.shard(region);
+        if let Some(Note::Cooling(waiting)) = shard.get_mut(&region) {
+            waiting.push(RegionMessage::Continue);
+            return true;
+        }
+        self.warm_up(router, region, &mut shard);
+        router.mailbox(region.get()).is_some()
+    }
+
+    fn warm_up(&self, router: &RegionRouter, region: RegionId, shard: &mut Shard) {
+        if !matches!(shard.get(&region), Some(Note::Cold(_))) {
+            return;
+        }
+        let Some(Note::Cold(cold)) = self.cold.take(region, shard) else { return };
+        let Cold { region: cold, rest, writes } = *cold;
+        let (peer, leads) = (cold.peer_id(), cold.is_leader());
+        let reader: Arc<dyn LogReader> = self.log_store.clone();
+        let thawed = match cold.thaw(self.store_id, self.region_config.clone(), reader) {
+            Ok(thawed) => thawed,
+            Err(failure) => {
+                let reason = failure.to_string();
+                tracing::error!(%region, reason, "region set aside");
+                return self.set_aside(region, reason);
+            }
+        };
+        let gate = self.gates.open(region, peer);
+        let mut fsm = Box::new(RegionFsm::new(thawed, gate.clone(), None));
+        fsm.role = Some(if leads { Role::Leader } else { Role::Follower });
+        (fsm.ticking, fsm.rest, fsm.publisher.writes) = (false, Some(rest), writes);
+        self.directory.add(region, fsm.publisher.published());
+        if router.register(region.get(), fsm, Priority::Normal).is_err() {
+            // The pool shuts down.
+            self.gates.close(&gate);
+        }
+    }
+}
+
+fn take_apart(fsm: Box<RegionFsm>) -> Result<(Box<Cold>, FsmParts), Box<RegionFsm>> {
+    if fsm.rest.is_none() {
+        return Err(fsm);
+    }
+    let (region, rest, mut parts) = fsm.into_parts();
+    match region.freeze() {
+        Ok(region) => Ok((Box::new(Cold { region, rest, writes: parts.publisher.writes }), parts)),
+        Err(region) => {
+            parts.rest = Some(rest);
+            Err(Box::new(parts.join(*region)))
+        }
+    }
+}
