@@ -19,7 +19,7 @@ use crate::random::Random;
 use crate::sleep::Sleepers;
 use crate::trace::{Event, Trace};
 use parking_lot::Mutex;
-use raftstore::{RegionStatus, StoreThread};
+use raftstore::{RegionId, RegionStatus, StoreThread};
 use std::sync::Arc;
 
 /// Stores turn their timers so often.
@@ -333,7 +333,13 @@ impl World {
             return self.start_in(store, after_us);
         }
         let device = self.process(store).device.clone();
-        let excused = |region| device.troubles.lock().excuse(region);
+        // The split that would bring a region its contents again is in its parent's log.
+        let parent = |region: RegionId| {
+            let ledger = self.around.ledger.lock();
+            ledger.birth(region.get()).map(|birth| RegionId::new(birth.parent))
+        };
+        let excuse = |region| device.troubles.lock().excuse(region);
+        let excused = |region| excuse(region) || parent(region).is_some_and(excuse);
         let unexcused = set_aside.into_iter().find(|(region, _)| !excused(*region));
         if let Some((region, reason)) = unexcused {
             let text = format!("region {region} of store {store} was set aside: {reason}");
