@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use benches::stress::cluster::Cluster;
 use benches::stress::{driver, run};
 use benches::{life, reads};
 
@@ -18,6 +19,6 @@ fn main() -> ExitCode {
     match args.get(1).and_then(|first| first.to_str()) {
         Some("life") => life::main(args.into_iter().skip(1)),
         Some("reads") => reads::main(args.into_iter().skip(1)),
-        _ => ExitCode::from(driver::main(args, run::run_row)),
+        _ => ExitCode::from(driver::main(args, run::run_row::<Cluster>)),
     }
 }

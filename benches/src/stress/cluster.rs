@@ -1,23 +1,18 @@
-//! The stores of one row: started, their regions created and led, compared at the end.
+//! The stores of one row: started, with their regions.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftstore::{
-    InProcessTransport, MemoryLogStore, Peer, PeerId, PeerRole, RegionDescription, RegionId, Store,
-    StoreBuilder, StoreConfig, StoreHandle, StoreId,
+    Answer, InProcessTransport, MemoryLogStore, Peer, PeerId, PeerRole, ProposeError,
+    RegionDescription, RegionId, Store, StoreBuilder, StoreConfig, StoreHandle, StoreId,
 };
 
 use super::error::StressError;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Tally};
 use super::options::{LogKind, Options};
 use super::run::Context;
-
-/// How long an election, or followers catching up, may take before the run is given up.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-const PAUSE: Duration = Duration::from_millis(1);
+use super::subject::{failed, Outcome, Subject, Target, Whom};
 
 /// Running stores that hold the same regions.
 #[derive(Debug)]
@@ -25,15 +20,15 @@ pub struct Cluster {
     stores: Vec<Store>,
     ledgers: Vec<Arc<Ledger>>,
     network: InProcessTransport,
-    regions: u64,
 }
 
-impl Cluster {
-    /// Starts the stores and creates the regions on all of them.
-    pub fn start(options: &Options, regions: u64, ctx: &Context) -> Result<Self, StressError> {
+impl Subject for Cluster {
+    type Target = Handles;
+
+    fn start(options: &Options, regions: u64, ctx: &Context) -> Result<Self, StressError> {
         let network = InProcessTransport::new();
         let mut cluster =
-            Self { stores: Vec::new(), ledgers: Vec::new(), network: network.clone(), regions };
+            Self { stores: Vec::new(), ledgers: Vec::new(), network: network.clone() };
         for id in 1..=options.stores {
             let ledger = Arc::new(Ledger::new(regions));
             let builder = Store::builder(StoreId::new(id))
@@ -59,58 +54,28 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Has each region elect the store whose turn it is; returns how long that took.
-    pub fn elect(&self, ctx: &Context) -> Result<Duration, StressError> {
-        ctx.begin(self.regions, "elect", self.regions);
-        let start = Instant::now();
-        for region in 1..=self.regions {
-            self.stores[self.first_leader(region)].handle().campaign(RegionId::new(region));
-        }
-        loop {
-            let leaders: u64 = self.handles().iter().map(StoreHandle::leaders).sum();
-            ctx.progress.set(leaders);
-            if leaders >= self.regions {
-                return Ok(start.elapsed());
-            }
-            if ctx.interrupt.is_requested() {
-                return Err(StressError::Interrupted);
-            }
-            if start.elapsed() > PATIENCE {
-                let problem = format!("{leaders} leaders after {} s", PATIENCE.as_secs());
-                return Err(failed(self.regions, "elect", &problem));
-            }
-            std::thread::sleep(PAUSE);
-        }
+    fn campaign(&self, region: u64, store: usize) {
+        self.stores[store].handle().campaign(RegionId::new(region));
     }
 
-    /// The store, counted from 0, that a region elects first.
-    pub fn first_leader(&self, region: u64) -> usize {
-        (region % self.stores.len() as u64) as usize
+    fn leaders(&self) -> u64 {
+        self.stores.iter().map(|store| store.handle().leaders()).sum()
     }
 
-    /// Handles of all stores, in order.
-    pub fn handles(&self) -> Vec<StoreHandle> {
-        self.stores.iter().map(Store::handle).collect()
+    fn leader_changes(&self) -> u64 {
+        self.stores.iter().map(|store| store.handle().leader_changes()).sum()
     }
 
-    /// State machines of all stores, in order.
-    pub fn ledgers(&self) -> &[Arc<Ledger>] {
-        &self.ledgers
+    fn target(&self) -> Handles {
+        Handles(self.stores.iter().map(Store::handle).collect())
     }
 
-    /// How many regions there are.
-    pub fn regions(&self) -> u64 {
-        self.regions
+    fn tallies(&self, region: u64) -> Vec<Tally> {
+        self.ledgers.iter().map(|ledger| ledger.tally(region)).collect()
     }
 
-    /// How often leadership of a region changed hands so far, the first election included.
-    pub fn leader_changes(&self) -> u64 {
-        self.handles().iter().map(StoreHandle::leader_changes).sum()
-    }
-
-    /// What a store says of itself if it has failed.
-    pub fn failure(&self) -> Option<String> {
-        self.handles().iter().find_map(|handle| {
+    fn failure(&self) -> Option<String> {
+        self.stores.iter().map(Store::handle).find_map(|handle| {
             let aside = handle.set_aside().into_iter().next();
             let aside = aside.map(|(region, reason)| format!("region {region}: {reason}"));
             let problem = handle.failure().map(|failure| failure.to_string()).or(aside)?;
@@ -118,20 +83,7 @@ impl Cluster {
         })
     }
 
-    /// Waits until all stores have applied the same, as far as `done` says.
-    pub fn wait_until(&self, mut done: impl FnMut(&Self) -> bool) -> bool {
-        let start = Instant::now();
-        while !done(self) {
-            if start.elapsed() > PATIENCE || self.failure().is_some() {
-                return false;
-            }
-            std::thread::sleep(5 * PAUSE);
-        }
-        true
-    }
-
-    /// Stops all stores.
-    pub fn shutdown(mut self) {
+    fn shutdown(mut self) {
         for store in &mut self.stores {
             self.network.disconnect(store.handle().store_id());
             store.shutdown();
@@ -139,9 +91,34 @@ impl Cluster {
     }
 }
 
-/// One error line with the row and the phase.
-pub fn failed(regions: u64, phase: &str, problem: &dyn std::fmt::Display) -> StressError {
-    StressError::Store(format!("{regions} regions: {phase}: {problem}"))
+/// The handles of all stores, in order.
+pub struct Handles(Vec<StoreHandle>);
+
+impl Target for Handles {
+    fn stores(&self) -> usize {
+        self.0.len()
+    }
+
+    fn submit<F>(&self, store: usize, region: u64, write: Bytes, done: F)
+    where
+        F: FnOnce(Outcome) + Send + 'static,
+    {
+        let answered = move |answer| done(outcome(&answer));
+        self.0[store].propose_with(RegionId::new(region), write, answered);
+    }
+}
+
+fn outcome(answer: &Answer) -> Outcome {
+    match answer {
+        Ok(_) => Outcome::Applied,
+        Err(ProposeError::Unknown { .. }) => Outcome::Unknown,
+        Err(ProposeError::NotLeader { leader: Some(peer), .. }) => {
+            Outcome::Again(Whom::Store((peer.store.get() - 1) as usize))
+        }
+        Err(ProposeError::NotLeader { leader: None, .. }) => Outcome::Again(Whom::Next),
+        Err(error) if error.is_retryable() => Outcome::Again(Whom::Same),
+        Err(_) => Outcome::Refused,
+    }
 }
 
 fn config(options: &Options, ctx: &Context) -> StoreConfig {

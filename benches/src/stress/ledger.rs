@@ -34,10 +34,36 @@ pub struct Ledger {
     regions: Vec<Mutex<RegionLedger>>,
 }
 
-#[derive(Debug, Default)]
-struct RegionLedger {
+/// The map of one region of one store, and the account of what came into it.
+///
+/// Every system that stress measures applies its writes to one of these, so that all of them do the
+/// same work.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
     map: BTreeMap<u64, Bytes>,
     tally: Tally,
+}
+
+impl Book {
+    /// Applies a write of [`encode`].
+    pub fn apply(&mut self, write: &Bytes) {
+        let (key, identity) = decode(write);
+        self.tally.count += 1;
+        self.tally.identities ^= identity;
+        let mixed = self.tally.sequence.rotate_left(5) ^ key ^ identity.rotate_left(32);
+        self.tally.sequence = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.map.insert(key, write.slice(8..));
+    }
+
+    /// What was applied so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+}
+
+#[derive(Debug, Default)]
+struct RegionLedger {
+    book: Book,
     applied: Option<AppliedState>,
 }
 
@@ -49,7 +75,7 @@ impl Ledger {
 
     /// What a region, counted from 1, has applied.
     pub fn tally(&self, region: u64) -> Tally {
-        self.of(RegionId::new(region)).lock().tally
+        self.of(RegionId::new(region)).lock().book.tally()
     }
 
     fn of(&self, region: RegionId) -> &Mutex<RegionLedger> {
@@ -78,14 +104,8 @@ impl StateMachine for Ledger {
     fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError> {
         for region in batch {
             let mut ledger = self.of(region.region_id).lock();
-            for command in &mut region.commands {
-                let (key, identity) = decode(&command.payload);
-                let tally = &mut ledger.tally;
-                tally.count += 1;
-                tally.identities ^= identity;
-                let mixed = tally.sequence.rotate_left(5) ^ key ^ identity.rotate_left(32);
-                tally.sequence = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                ledger.map.insert(key, command.payload.slice(8..));
+            for command in &region.commands {
+                ledger.book.apply(&command.payload);
             }
             ledger.applied = Some(region.applied.clone());
         }
@@ -104,10 +124,10 @@ impl StateMachine for Ledger {
         let ledger = self.of(region).lock();
         let nothing = || StateMachineError(format!("region {region} is not here"));
         let applied = ledger.applied.clone().ok_or_else(nothing)?;
-        let Tally { count, identities, sequence } = ledger.tally;
+        let Tally { count, identities, sequence } = ledger.book.tally;
         let mut tally = BytesMut::new();
         [count, identities, sequence].into_iter().for_each(|word| tally.put_u64(word));
-        let values = ledger.map.clone().into_iter().map(|(key, value)| {
+        let values = ledger.book.map.clone().into_iter().map(|(key, value)| {
             let mut piece = BytesMut::with_capacity(8 + value.len());
             piece.put_u64(key);
             piece.put_slice(&value);
@@ -130,7 +150,7 @@ impl StateMachine for Ledger {
         }
         let applied = snapshot.applied().clone();
         let mut ledger = self.of(applied.description.id).lock();
-        *ledger = RegionLedger { map, tally, applied: Some(applied) };
+        *ledger = RegionLedger { book: Book { map, tally }, applied: Some(applied) };
         Ok(())
     }
 

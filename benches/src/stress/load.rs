@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::channel::{unbounded, Receiver, Sender};
-use raftstore::{Answer, ProposeError, RegionId, StoreHandle};
 
 use super::ledger::{encode, KEYS_PER_REGION};
 use super::options::KeyChoice;
 use super::recorder::Recorder;
+use super::subject::{Outcome, Target, Whom};
 
 /// A refused write is tried again after this.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
@@ -31,9 +31,9 @@ pub struct Told {
     pub unknown: AtomicU64,
 }
 
-/// The load on one cluster.
-pub struct Load {
-    handles: Vec<StoreHandle>,
+/// The load on stores that take writes by `T`.
+pub struct Load<T> {
+    target: T,
     /// By region: which store is believed to lead it.
     leaders: Vec<AtomicU8>,
     told: Vec<Told>,
@@ -117,28 +117,28 @@ impl Chooser {
 }
 
 /// A running load; see [`Load::start`].
-pub struct Running {
-    load: Arc<Load>,
+pub struct Running<T> {
+    load: Arc<Load<T>>,
     retrier: JoinHandle<()>,
 }
 
-impl Load {
+impl<T: Target> Load<T> {
     /// Starts `outstanding` clients on regions whose leaders are `leaders` (by region, from 0).
     pub fn start(
-        handles: Vec<StoreHandle>,
+        target: T,
         leaders: Vec<u8>,
         keys: KeyChoice,
         outstanding: u64,
         payload: usize,
         seed: u64,
-    ) -> Running {
+    ) -> Running<T> {
         let (retries, retrying) = unbounded();
         let load = Arc::new(Load {
             chooser: Chooser::new(keys, leaders.len() as u64),
             told: leaders.iter().map(|_| Told::default()).collect(),
             leaders: leaders.into_iter().map(AtomicU8::new).collect(),
             recorder: Recorder::new(16),
-            handles,
+            target,
             payload,
             stopping: AtomicBool::new(false),
             outstanding: AtomicU64::new(outstanding),
@@ -170,13 +170,9 @@ impl Load {
         let load = self.clone();
         let retained = bytes.clone();
         let store = self.leaders[(region - 1) as usize].load(Ordering::Relaxed);
-        self.handles[usize::from(store)].propose_with(
-            RegionId::new(region),
-            bytes,
-            move |answer| {
-                load.answered(client, region, retained, start, answer);
-            },
-        );
+        self.target.submit(usize::from(store), region, bytes, move |outcome| {
+            load.answered(client, region, retained, start, outcome);
+        });
     }
 
     fn answered(
@@ -185,41 +181,44 @@ impl Load {
         region: u64,
         bytes: Bytes,
         start: Instant,
-        answer: Answer,
+        outcome: Outcome,
     ) {
         let told = &self.told[(region - 1) as usize];
-        match answer {
-            Ok(_) => {
+        match outcome {
+            Outcome::Applied => {
                 told.count.fetch_add(1, Ordering::Relaxed);
                 told.identities.fetch_xor(client.identity, Ordering::Relaxed);
                 self.recorder.record(start.elapsed());
                 self.next(client);
             }
-            Err(error) if error.is_retryable() && !self.stopping.load(Ordering::Relaxed) => {
+            Outcome::Again(whom) if !self.stopping.load(Ordering::Relaxed) => {
                 self.recorder.record_error();
-                self.follow(region, &error);
+                self.follow(region, whom);
                 client.again = Some((region, bytes, start));
                 self.retry_later(client);
             }
-            Err(error) => {
+            Outcome::Again(_) | Outcome::Refused => {
                 self.recorder.record_error();
-                if matches!(error, ProposeError::Unknown { .. }) {
-                    told.unknown.fetch_add(1, Ordering::Relaxed);
-                }
+                self.retry_later(client);
+            }
+            Outcome::Unknown => {
+                self.recorder.record_error();
+                told.unknown.fetch_add(1, Ordering::Relaxed);
                 self.retry_later(client);
             }
         }
     }
 
     /// Learns who leads a region.
-    fn follow(&self, region: u64, error: &ProposeError) {
-        if let ProposeError::NotLeader { leader, .. } = error {
-            let known = &self.leaders[(region - 1) as usize];
-            let next = match leader {
-                Some(peer) => (peer.store.get() - 1) as u8,
-                None => (known.load(Ordering::Relaxed) + 1) % self.handles.len() as u8,
-            };
-            known.store(next, Ordering::Relaxed);
+    fn follow(&self, region: u64, whom: Whom) {
+        let known = &self.leaders[(region - 1) as usize];
+        match whom {
+            Whom::Same => {}
+            Whom::Store(store) => known.store(store as u8, Ordering::Relaxed),
+            Whom::Next => {
+                let next = (known.load(Ordering::Relaxed) + 1) % self.target.stores() as u8;
+                known.store(next, Ordering::Relaxed);
+            }
         }
     }
 
@@ -244,7 +243,7 @@ impl Load {
     }
 }
 
-impl Running {
+impl<T: Target> Running<T> {
     /// Where latencies go.
     pub fn recorder(&self) -> &Recorder {
         &self.load.recorder

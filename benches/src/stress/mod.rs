@@ -4,9 +4,10 @@
 //!    before all of it is known to be good.
 //! 2. [`driver`] prepares the run and walks through the region counts.
 //! 3. [`run`] measures one region count: elect, warm up, load, measure, verify. It answers with
-//!    one [`report::Row`]. [`cluster`] is the stores, [`load`] the clients, [`ledger`] the state
-//!    machine in which every write is accounted for; [`recorder`] takes the latencies, [`stages`]
-//!    those of each station, and [`machine`] CPU and memory.
+//!    one [`report::Row`]. [`subject`] is what can be measured so, [`cluster`] the stores that are,
+//!    [`load`] the clients, [`ledger`] the state machine in which every write is accounted for;
+//!    [`recorder`] takes the latencies, [`stages`] those of each station, and [`machine`] CPU and
+//!    memory.
 //! 4. [`bare`] measures the floor of the same row: Raft without any runtime.
 //! 5. [`report`], [`table`] and [`chart`] tell the result.
 //!
@@ -29,4 +30,5 @@ pub mod recorder;
 pub mod report;
 pub mod run;
 pub mod stages;
+pub mod subject;
 pub mod table;

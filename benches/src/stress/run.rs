@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use prometheus::Registry;
 use raftstore::StoreConfig;
 
-use super::cluster::{failed, Cluster};
 use super::error::StressError;
 use super::interrupt::Interrupt;
 use super::ledger::Tally;
-use super::load::{Load, Running};
+use super::load::{Load, Running, Told};
 use super::machine::{process_cpu_time, Machine, ProcessSample};
 use super::options::Options;
 use super::progress::Progress;
 use super::recorder::Summary;
 use super::report::{Cost, Health, Latency, Memory, Row, Stages};
 use super::stages::StageSample;
+use super::subject::{elect, failed, first_leader, wait_until, Subject, Target};
 use super::table::grouped;
 
 /// How often a phase that lasts a given time looks at the interrupt and moves the bar.
@@ -64,31 +64,35 @@ impl Context {
     }
 }
 
-/// Measures one row of `regions` regions, once.
+/// Measures one row of `regions` regions on `S`, once.
 ///
 /// The caller repeats, chooses the median, and adds the figure of the bare loop. `Row::repeats`
 /// and the bare figures stay at their defaults here.
 ///
 /// Errors with [`StressError::Interrupted`] when an interrupt came before the measuring window
 /// held anything; a window cut short is a row with `interrupted` set.
-pub fn run_row(options: &Options, regions: u64, ctx: &Context) -> Result<Row, StressError> {
+pub fn run_row<S: Subject>(
+    options: &Options,
+    regions: u64,
+    ctx: &Context,
+) -> Result<Row, StressError> {
     let before = ProcessSample::take();
-    let cluster = Cluster::start(options, regions, ctx)?;
-    let election = cluster.elect(ctx)?;
-    let leaders = (1..=regions).map(|region| cluster.first_leader(region) as u8).collect();
+    let subject = S::start(options, regions, ctx)?;
+    let stores = options.stores as usize;
+    let election = elect(&subject, stores, regions, ctx)?;
+    let leaders = (1..=regions).map(|region| first_leader(region, stores) as u8).collect();
     let outstanding = options.outstanding_for(regions);
     let payload = options.payload as usize;
-    let load =
-        Load::start(cluster.handles(), leaders, options.keys, outstanding, payload, ctx.seed);
+    let load = Load::start(subject.target(), leaders, options.keys, outstanding, payload, ctx.seed);
     ctx.wait(regions, "warm up", options.warmup);
-    let elected = cluster.leader_changes();
+    let elected = subject.leader_changes();
     let measured = measure(options, regions, ctx, &load);
-    let leader_changes = cluster.leader_changes() - elected;
+    let leader_changes = subject.leader_changes() - elected;
     let loaded = ProcessSample::take();
     let interrupted = ctx.interrupt.is_requested();
-    let verified = finish(&cluster, &load, regions, ctx)?;
+    let verified = finish(&subject, &load, regions, ctx)?;
     load.join();
-    cluster.shutdown();
+    subject.shutdown();
     if measured.summary.writes == 0 {
         return match interrupted {
             true => Err(StressError::Interrupted),
@@ -133,7 +137,12 @@ struct Measured {
     stages: Stages,
 }
 
-fn measure(options: &Options, regions: u64, ctx: &Context, load: &Running) -> Measured {
+fn measure<T: Target>(
+    options: &Options,
+    regions: u64,
+    ctx: &Context,
+    load: &Running<T>,
+) -> Measured {
     let stages = StageSample::take(&ctx.registry);
     let cpu = process_cpu_time();
     load.recorder().open_window();
@@ -151,23 +160,27 @@ struct Verified {
 }
 
 /// Ends the load, lets followers catch up, and compares.
-fn finish(
-    cluster: &Cluster,
-    load: &Running,
+fn finish<S: Subject>(
+    subject: &S,
+    load: &Running<S::Target>,
     regions: u64,
     ctx: &Context,
 ) -> Result<Verified, StressError> {
     ctx.begin(regions, "verify", regions);
     load.stop();
-    if !cluster.wait_until(|_| load.outstanding() == 0) {
-        let problem = cluster
+    if !wait_until(subject, |_| load.outstanding() == 0) {
+        let problem = subject
             .failure()
             .unwrap_or_else(|| format!("{} writes were never answered", load.outstanding()));
         return Err(failed(regions, "verify", &problem));
     }
     let mut verified = Verified::default();
     for region in 1..=regions {
-        verify_region(cluster, load, region, &mut verified)?;
+        let applied = settled(subject, region).map_err(|found| {
+            let problem = format!("region {region} differs between stores: {found:?}");
+            failed(regions, "verify", &problem)
+        })?;
+        verify_region(applied, load.told(region), region, &mut verified);
         if region % 128 == 0 {
             ctx.progress.set(region);
         }
@@ -175,32 +188,26 @@ fn finish(
     Ok(verified)
 }
 
-fn verify_region(
-    cluster: &Cluster,
-    load: &Running,
-    region: u64,
-    verified: &mut Verified,
-) -> Result<(), StressError> {
-    let tallies = |cluster: &Cluster| -> Vec<Tally> {
-        cluster.ledgers().iter().map(|ledger| ledger.tally(region)).collect()
-    };
+/// What all stores have applied to a region once none lags; what each has, where that differs for good.
+fn settled<S: Subject>(subject: &S, region: u64) -> Result<Tally, Vec<Tally>> {
     // A follower hears of the last commits with the next heartbeat.
-    let equal = cluster.wait_until(|cluster| {
-        tallies(cluster).windows(2).all(|pair| pair[0].count == pair[1].count)
+    let equal = wait_until(subject, |subject| {
+        subject.tallies(region).windows(2).all(|pair| pair[0].count == pair[1].count)
     });
-    let found = tallies(cluster);
+    let found = subject.tallies(region);
     if !equal || found.windows(2).any(|pair| pair[0] != pair[1]) {
-        let problem = format!("region {region} differs between stores: {found:?}");
-        return Err(failed(cluster.regions(), "verify", &problem));
+        return Err(found);
     }
-    let told = load.told(region);
+    Ok(found[0])
+}
+
+fn verify_region(applied: Tally, told: &Told, region: u64, verified: &mut Verified) {
     let unknown = told.unknown.load(Ordering::Acquire);
     let (count, identities) =
         (told.count.load(Ordering::Acquire), told.identities.load(Ordering::Acquire));
-    let applied = found[0];
     let sound = applied.count == count && applied.identities == identities;
     if sound || (unknown > 0 && (count..=count + unknown).contains(&applied.count)) {
-        return Ok(());
+        return;
     }
     let lost = count.saturating_sub(applied.count);
     let duplicated = applied.count.saturating_sub(count + unknown);
@@ -213,7 +220,6 @@ fn verify_region(
         applied.count,
         applied.identities ^ identities,
     );
-    Ok(())
 }
 
 #[cfg(test)]
