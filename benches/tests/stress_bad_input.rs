@@ -86,10 +86,18 @@ fn malformed_options_are_refused() {
         (&["--warmup", "2 parsecs"], &["--warmup", "2 parsecs"]),
         (&["--metrics-addr", "9090"], &["--metrics-addr", "9090"]),
         (&["--sync", "on"], &["--sync", "raft-engine"]),
+        (&["--compare", "wombat"], &["--compare", "wombat", "thread-per-region"]),
+        (&["--compare", "bare", "--log", "raft-engine"], &["--compare", "in memory"]),
     ];
     for (args, names) in cases {
         scene.assert_refused(args, names);
     }
+}
+
+#[cfg(not(feature = "compare"))]
+#[test]
+fn openraft_is_refused_by_a_build_without_it() {
+    Scene::new().assert_refused(&["--compare", "openraft"], &["--compare", "--features compare"]);
 }
 
 #[test]

@@ -101,7 +101,8 @@ struct Group {
 impl Group {
     fn elected(logger: &Logger) -> Self {
         let peers = [1, 2, 3].map(|id| {
-            RawNode::new(&config(id), LeanStorage::new(), logger).expect("the config is valid")
+            RawNode::new(&config(id), LeanStorage::new(vec![1, 2, 3]), logger)
+                .expect("the config is valid")
         });
         let mut region = Self { peers };
         region.peers[LEADER].campaign().expect("peer 1 campaigns");
@@ -232,10 +233,11 @@ fn thread_cpu_time() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// A log in memory, owned by its peer: no lock, and only what is not yet applied.
+/// A log in memory, owned by its peer: no lock, and only what nobody has dropped yet.
 ///
 /// Invariant: `entries` holds the indexes `compacted + 1 ..= last_index()` without a gap.
-struct LeanStorage {
+pub(crate) struct LeanStorage {
+    voters: Vec<u64>,
     hard_state: HardState,
     entries: Vec<Entry>,
     compacted: u64,
@@ -243,8 +245,10 @@ struct LeanStorage {
 }
 
 impl LeanStorage {
-    fn new() -> Self {
+    /// An empty log of a peer of these voters.
+    pub(crate) fn new(voters: Vec<u64>) -> Self {
         Self {
+            voters,
             hard_state: HardState::default(),
             entries: Vec::new(),
             compacted: 0,
@@ -256,13 +260,22 @@ impl LeanStorage {
         self.compacted + self.entries.len() as u64
     }
 
-    fn persist(&mut self, ready: &mut raft::Ready) {
+    /// The index of the last entry that was dropped.
+    pub(crate) fn compacted(&self) -> u64 {
+        self.compacted
+    }
+
+    /// Stores what a `Ready` has to be stored. Entries that a new leader replaces go.
+    pub(crate) fn persist(&mut self, ready: &mut raft::Ready) {
         if let Some(hard_state) = ready.hs() {
             self.hard_state = hard_state.clone();
         }
         let mut entries = ready.take_entries();
         let Some(first) = entries.first() else { return };
-        // With one leader there is nothing to overwrite.
+        if first.index <= self.last_index() {
+            assert!(first.index > self.compacted, "what is applied is not replaced");
+            self.entries.truncate((first.index - self.compacted - 1) as usize);
+        }
         assert_eq!(first.index, self.last_index() + 1, "the log has a hole");
         if self.entries.is_empty() {
             self.entries = entries;
@@ -272,7 +285,7 @@ impl LeanStorage {
     }
 
     /// Drops the first `count` entries; the index of the last one dropped.
-    fn compact(&mut self, count: usize) -> u64 {
+    pub(crate) fn compact(&mut self, count: usize) -> u64 {
         self.compacted_term = self.entries[count - 1].term;
         self.compacted += count as u64;
         if count == self.entries.len() {
@@ -287,7 +300,7 @@ impl LeanStorage {
 
 impl Storage for LeanStorage {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        let conf_state = ConfState::from((vec![1, 2, 3], vec![]));
+        let conf_state = ConfState::from((self.voters.clone(), vec![]));
         Ok(RaftState::new(self.hard_state.clone(), conf_state))
     }
 

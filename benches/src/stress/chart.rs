@@ -12,27 +12,27 @@ use super::error::StressError;
 use super::report::{Report, Row};
 use super::table::grouped;
 
-const SIZE: (u32, u32) = (1200, 700);
-const HEADER_HEIGHT: i32 = 96;
+pub(crate) const SIZE: (u32, u32) = (1200, 700);
+pub(crate) const HEADER_HEIGHT: i32 = 96;
 const FONT: &str = "sans-serif";
 const TITLE_SIZE: i32 = 26;
 const LABEL_SIZE: i32 = 16;
-const BLUE: RGBColor = RGBColor(31, 119, 180);
-const ORANGE: RGBColor = RGBColor(214, 96, 19);
+pub(crate) const BLUE: RGBColor = RGBColor(31, 119, 180);
+pub(crate) const ORANGE: RGBColor = RGBColor(214, 96, 19);
 const INK: RGBColor = RGBColor(40, 40, 40);
 /// Labels of the region axis closer together than this share of it would run into each other.
 const MIN_TICK_GAP: f64 = 0.09;
 /// A logarithmic axis has no zero; a latency below this is drawn as this.
-const MIN_LATENCY_MS: f64 = 0.001;
+pub(crate) const MIN_LATENCY_MS: f64 = 0.001;
 
 /// Where the label of a point goes, points further down than the point itself.
 const ABOVE: i32 = -16;
 /// See [`ABOVE`].
 const BELOW: i32 = 16;
 
-type RegionAxis = WithKeyPoints<LogCoord<f64>>;
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Panel<'a, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RegionAxis, Y>>;
+pub(crate) type RegionAxis = WithKeyPoints<LogCoord<f64>>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Panel<'a, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RegionAxis, Y>>;
 
 /// Draws the report as an SVG of 1200 by 700 points.
 ///
@@ -48,13 +48,13 @@ pub fn svg(report: &Report) -> Result<String, StressError> {
     Ok(text)
 }
 
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(crate) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 fn draw(text: &mut String, report: &Report, rows: &[&Row]) -> Drawn {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let (head, body) = root.split_vertically(HEADER_HEIGHT);
-    draw_header(&head, report)?;
+    draw_header(&head, report, "Regions against throughput and latency")?;
     let (left, right) = body.split_horizontally(SIZE.0 as i32 / 2);
     draw_throughput(&left, rows)?;
     draw_latency(&right, rows)?;
@@ -62,10 +62,10 @@ fn draw(text: &mut String, report: &Report, rows: &[&Row]) -> Drawn {
     Ok(())
 }
 
-fn draw_header(area: &Area<'_>, report: &Report) -> Drawn {
+pub(crate) fn draw_header(area: &Area<'_>, report: &Report, caption: &str) -> Drawn {
     let title = (FONT, TITLE_SIZE).into_font().color(&INK);
     let small = (FONT, LABEL_SIZE - 1).into_font().color(&INK.mix(0.75));
-    area.draw_text("Regions against throughput and latency", &title, (24, 14))?;
+    area.draw_text(caption, &title, (24, 14))?;
     area.draw_text(&report.machine.describe(), &small, (24, 48))?;
     let options = &report.options;
     let asked = format!(
@@ -84,8 +84,8 @@ fn draw_throughput(area: &Area<'_>, rows: &[&Row]) -> Drawn {
         .map(|row| row.writes_per_s.max(row.repeats.max_writes_per_s))
         .fold(1.0, f64::max);
     let axis = 0.0..nice_above(fastest);
-    let mut chart = builder(area, "Throughput (linear, from zero)")
-        .build_cartesian_2d(region_axis(rows), RangedCoordf64::from(axis))?;
+    let mut chart = panel(area, "Throughput (linear, from zero)")
+        .build_cartesian_2d(region_axis(&counts(rows)), RangedCoordf64::from(axis))?;
     mesh(&mut chart, "writes per second", &|value| short(*value))?;
     let points: Vec<_> = rows.iter().map(|row| (row.regions as f64, row.writes_per_s)).collect();
     if rows.iter().any(|row| row.repeats.count > 1) {
@@ -114,8 +114,8 @@ fn draw_latency(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     let all = p50.iter().chain(&p99).map(|point| point.1);
     let axis = decades(all);
     let ticks = log_ticks(&axis);
-    let mut chart = builder(area, "Latency, propose to answer (logarithmic)")
-        .build_cartesian_2d(region_axis(rows), axis.log_scale().with_key_points(ticks))?;
+    let mut chart = panel(area, "Latency, propose to answer (logarithmic)")
+        .build_cartesian_2d(region_axis(&counts(rows)), axis.log_scale().with_key_points(ticks))?;
     mesh(&mut chart, "milliseconds", &|value| milliseconds(*value))?;
     series(&mut chart, &p99, ORANGE, "p99, ms")?;
     series(&mut chart, &p50, BLUE, "p50, ms")?;
@@ -124,7 +124,10 @@ fn draw_latency(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
-fn builder<'a, 'b>(area: &'a Area<'b>, caption: &str) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+pub(crate) fn panel<'a, 'b>(
+    area: &'a Area<'b>,
+    caption: &str,
+) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
     let mut builder = ChartBuilder::on(area);
     builder
         .caption(caption, (FONT, LABEL_SIZE + 3).into_font().color(&INK))
@@ -136,7 +139,11 @@ fn builder<'a, 'b>(area: &'a Area<'b>, caption: &str) -> ChartBuilder<'a, 'b, SV
     builder
 }
 
-fn mesh<Y>(chart: &mut Panel<'_, Y>, unit: &str, format: &dyn Fn(&f64) -> String) -> Drawn
+pub(crate) fn mesh<Y>(
+    chart: &mut Panel<'_, Y>,
+    unit: &str,
+    format: &dyn Fn(&f64) -> String,
+) -> Drawn
 where
     Y: Ranged<ValueType = f64> + plotters::coord::ranged1d::ValueFormatter<f64>,
 {
@@ -156,7 +163,12 @@ where
     Ok(())
 }
 
-fn series<Y>(chart: &mut Panel<'_, Y>, points: &[(f64, f64)], color: RGBColor, name: &str) -> Drawn
+pub(crate) fn series<Y>(
+    chart: &mut Panel<'_, Y>,
+    points: &[(f64, f64)],
+    color: RGBColor,
+    name: &str,
+) -> Drawn
 where
     Y: Ranged<ValueType = f64>,
 {
@@ -201,7 +213,7 @@ where
     Ok(())
 }
 
-fn legend<Y>(chart: &mut Panel<'_, Y>, position: SeriesLabelPosition) -> Drawn
+pub(crate) fn legend<Y>(chart: &mut Panel<'_, Y>, position: SeriesLabelPosition) -> Drawn
 where
     Y: Ranged<ValueType = f64>,
 {
@@ -224,14 +236,17 @@ fn sorted(rows: &[Row]) -> Vec<&Row> {
     rows
 }
 
-/// Logarithmic, a little wider than what was measured, with labels at the measured counts.
-fn region_axis(rows: &[&Row]) -> RegionAxis {
-    let counts: Vec<f64> = rows.iter().map(|row| row.regions as f64).collect();
+fn counts(rows: &[&Row]) -> Vec<f64> {
+    rows.iter().map(|row| row.regions as f64).collect()
+}
+
+/// Logarithmic, a little wider than what was measured, with labels at the measured counts, which are sorted.
+pub(crate) fn region_axis(counts: &[f64]) -> RegionAxis {
     let (first, last) = (counts[0], counts[counts.len() - 1]);
     // A tenth of the axis at either side, and something to see around a single row.
     let room = (last / first).powf(0.1).max(1.6);
     let range = first / room..last * room;
-    let ticks = apart(&counts, (range.end / range.start).ln());
+    let ticks = apart(counts, (range.end / range.start).ln());
     range.log_scale().with_key_points(ticks)
 }
 
@@ -250,7 +265,7 @@ fn apart(counts: &[f64], span: f64) -> Vec<f64> {
 }
 
 /// Whole decades around all values.
-fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
+pub(crate) fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (low, high) =
         values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
     let bottom = (low * 0.8).log10().floor();
@@ -258,7 +273,7 @@ fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
     10_f64.powf(bottom)..10_f64.powf(top)
 }
 
-fn log_ticks(range: &Range<f64>) -> Vec<f64> {
+pub(crate) fn log_ticks(range: &Range<f64>) -> Vec<f64> {
     let decades = range.start.log10().round() as i32..=range.end.log10().round() as i32;
     decades.map(|exponent| 10_f64.powi(exponent)).collect()
 }
@@ -273,7 +288,7 @@ fn nice_above(value: f64) -> f64 {
 }
 
 /// `1.2M`, `511k`, `64`.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value {
         v if v >= 999_500.0 => format!("{:.2}M", v / 1e6),
         v if v >= 1_000.0 => format!("{:.0}k", v / 1e3),
@@ -281,7 +296,7 @@ fn short(value: f64) -> String {
     }
 }
 
-fn milliseconds(value: f64) -> String {
+pub(crate) fn milliseconds(value: f64) -> String {
     match value {
         v if v >= 9.995 => grouped(v.round() as u64),
         v if v >= 0.995 => trimmed(format!("{v:.1}")),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -20,6 +20,8 @@ use super::progress::Progress;
 use super::report::{write_file, Report, ReportOptions, Row};
 use super::run::Context;
 use super::table;
+use crate::compare::report::Compared;
+use crate::compare::{self, Rivals};
 
 /// CPU time given to the bare loop of each row, besides its set-up.
 const BARE_DURATION: Duration = Duration::from_millis(700);
@@ -82,6 +84,7 @@ fn run(options: Options, run_row: RunRow, interrupt: &Interrupt) -> Result<u8, S
             options: ReportOptions::new(&options, &machine),
             machine,
             rows: Vec::new(),
+            comparison: Vec::new(),
         },
         options,
     };
@@ -143,6 +146,10 @@ impl Run {
             }
         }
         self.progress.finish();
+        if let Some(systems) = &self.options.compare {
+            let text = compare::table::text(&self.report.comparison, systems);
+            self.print(&format!("\n{text}"))?;
+        }
         // What was measured before a failure is worth its file all the same.
         let written = self.write_reports();
         if let Some(error) = failed {
@@ -155,9 +162,10 @@ impl Run {
         Ok(self.verdict())
     }
 
-    /// All repeats of one region count, and the bare loop beside them.
+    /// All repeats of one region count, the bare loop, and the other systems beside them.
     fn row(&mut self, number: usize, regions: u64) -> Result<Row, StressError> {
         let mut repeats = Vec::new();
+        let mut rivals = Rivals::new(&self.options, regions);
         for repeat in 0..self.options.repeat {
             if self.interrupt.is_requested() {
                 break;
@@ -167,6 +175,9 @@ impl Run {
                 Err(StressError::Interrupted) => break,
                 Err(error) => return Err(error),
             }
+            if rivals.repeat(&self.options, || self.context(None, repeat)).is_err() {
+                break;
+            }
         }
         let mut row = Row::median(repeats).ok_or(StressError::Interrupted)?;
         if !self.interrupt.is_requested() {
@@ -175,27 +186,31 @@ impl Run {
             let payload = self.options.payload as usize;
             row.compare_to_bare(bare::measure(regions, depth, payload, BARE_DURATION));
         }
+        self.report.comparison.extend(rivals.compared(&row));
         Ok(row)
     }
 
     fn repeat(&mut self, number: usize, regions: u64, repeat: u64) -> Result<Row, StressError> {
         let data_dir = self.places.row_dir(number, repeat)?;
-        let registry = Registry::new();
+        let ctx = self.context(data_dir, repeat);
         if let Some(metrics) = &self.metrics {
-            metrics.serve(registry.clone());
+            metrics.serve(ctx.registry.clone());
         }
-        let ctx = Context {
-            machine: self.report.machine.clone(),
-            interrupt: self.interrupt.clone(),
-            progress: self.progress.clone(),
-            registry,
-            data_dir,
-            config: self.config.clone(),
-            seed: self.options.seed.wrapping_add(repeat),
-        };
         let row = (self.run_row)(&self.options, regions, &ctx);
         self.places.release(ctx.data_dir.as_deref());
         row
+    }
+
+    fn context(&self, data_dir: Option<PathBuf>, repeat: u64) -> Context {
+        Context {
+            machine: self.report.machine.clone(),
+            interrupt: self.interrupt.clone(),
+            progress: self.progress.clone(),
+            registry: Registry::new(),
+            data_dir,
+            config: self.config.clone(),
+            seed: self.options.seed.wrapping_add(repeat),
+        }
     }
 
     /// Prints to standard output, or to standard error when the JSON report has the former.
@@ -222,6 +237,11 @@ impl Run {
                 write_file(&out.join(paths::CSV_NAME), &report.to_csv())?;
                 write_file(&out.join(paths::SVG_NAME), &chart::svg(report)?)?;
             }
+            if !report.comparison.is_empty() {
+                let csv = compare::report::to_csv(&report.comparison);
+                write_file(&out.join(paths::COMPARE_CSV_NAME), &csv)?;
+                write_file(&out.join(paths::COMPARE_SVG_NAME), &compare::picture::svg(report)?)?;
+            }
         }
         match &self.options.json {
             Some(_) if self.options.json_to_stdout() => io::stdout()
@@ -233,7 +253,9 @@ impl Run {
     }
 
     fn verdict(&self) -> u8 {
-        let damages: Vec<String> = self.report.rows.iter().filter_map(Row::damage).collect();
+        let ours = self.report.rows.iter().filter_map(Row::damage);
+        let others = self.report.comparison.iter().filter_map(Compared::damage);
+        let damages: Vec<String> = ours.chain(others).collect();
         for damage in &damages {
             complain(damage);
         }
@@ -305,6 +327,18 @@ mod tests {
         assert_eq!(row["writes_per_s"], 1e5 + 6.0);
         assert_eq!(row["repeats"]["count"], 3);
         assert!(row["ratio_to_bare"].as_f64().unwrap() > 0.0);
+    }
+
+    #[test]
+    fn comparison_is_in_the_report_only_where_it_was_asked_for() {
+        let (code, json) = run_with(&["--regions", "1,2"], healthy);
+        assert!(code == EXIT_OK && json.get("comparison").is_none());
+        assert!(json["options"].get("compare").is_none());
+        let (code, json) = run_with(&["--regions", "1,2", "--compare", "bare"], healthy);
+        assert_eq!(code, EXIT_OK);
+        let systems: Vec<_> = json["comparison"].as_array().unwrap().iter().collect();
+        assert_eq!(systems.len(), 4);
+        assert_eq!((&systems[3]["system"], &systems[3]["regions"]), (&"bare".into(), &2.into()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use clap::{Parser, ValueEnum};
 use serde::{Serialize, Serializer};
 
 use super::error::{one_line, StressError};
+use crate::compare::Systems;
 
 const MAX_REGIONS: u64 = 2_000_000;
 const MAX_OUTSTANDING: u64 = 10_000_000;
@@ -39,6 +40,7 @@ Examples:
   stress --regions 1000 --log raft-engine       one durable row
   stress --regions 1,100,10000 --repeat 3 --out report
   stress --regions 1000 --json - | jq .rows
+  stress --compare thread-per-region,bare       what else one could use, under the same load
   stress life                                   splits, other peers, handing over, restart, under load
   stress reads                                  reads by lease, alone and nine to one write";
 
@@ -108,6 +110,12 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub repeat: u64,
 
+    /// Other systems to measure under the same load, separated by commas: openraft (and openraft-fair, the
+    /// same with fair scheduling), thread-per-region, bare.
+    #[arg(long, value_name = "LIST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compare: Option<Systems>,
+
     /// Seed of the keys and of all chance in the stores.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -116,7 +124,7 @@ pub struct Options {
     #[arg(long, value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
 
-    /// Write stress.csv, stress.json and stress.svg into this directory: a new or empty one, or
+    /// Write stress.csv, stress.json and stress.svg (and compare.csv and compare.svg) into this directory: a new or empty one, or
     /// one with nothing but the reports of an earlier run, which are replaced.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -218,6 +226,16 @@ impl Options {
                 "on",
                 "a log in memory has nothing to sync; add --log raft-engine",
             ));
+        }
+        if let Some(systems) = &self.compare {
+            systems.check()?;
+            if self.log != LogKind::Memory {
+                return Err(StressError::bad_input(
+                    "--compare",
+                    systems,
+                    "the others' logs are in memory; leave out --log raft-engine",
+                ));
+            }
         }
         let most = self.regions.0.iter().copied().max().unwrap_or(1);
         let outstanding = self.outstanding_for(most);
@@ -452,6 +470,9 @@ mod tests {
             (&["--sync", "maybe"], "--sync", "'maybe'"),
             (&["--sync", "on"], "--sync", "raft-engine"),
             (&["--keys", "round"], "--keys", "'round'"),
+            (&["--compare", "wombat"], "--compare", "'wombat'"),
+            (&["--compare", "bare,"], "--compare", "''"),
+            (&["--compare", "bare", "--log", "raft-engine"], "--compare", "in memory"),
             (&["--duration", "5"], "--duration", "'5'"),
             (&["--duration", "1ms"], "--duration", "100ms"),
             (&["--duration", "-5s"], "-5", "unexpected"),
@@ -475,7 +496,7 @@ mod tests {
             panic!("--help gives no help");
         };
         let options = "regions stores pollers apply-pollers log-writers log sync data-dir payload \
-                       outstanding keys warmup duration repeat seed metrics-addr out json config";
+                       outstanding keys warmup duration repeat seed metrics-addr out json config compare";
         for option in options.split_whitespace() {
             assert!(help.contains(&format!("--{option} ")), "{option}: {help}");
         }

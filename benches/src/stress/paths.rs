@@ -20,6 +20,10 @@ pub const CSV_NAME: &str = "stress.csv";
 pub const JSON_NAME: &str = "stress.json";
 /// See [`CSV_NAME`].
 pub const SVG_NAME: &str = "stress.svg";
+/// See [`CSV_NAME`]; with `--compare`.
+pub const COMPARE_CSV_NAME: &str = "compare.csv";
+/// See [`CSV_NAME`]; with `--compare`.
+pub const COMPARE_SVG_NAME: &str = "compare.svg";
 
 /// Looks at every place named on the command line; creates and changes nothing.
 pub fn check(options: &Options) -> Result<(), StressError> {
@@ -242,7 +246,8 @@ fn check_json(path: &Path, out: Option<&Path>) -> Result<(), StressError> {
 
 /// What an earlier run with these options may have left in `--out`.
 fn report_names(options: &Options) -> Vec<OsString> {
-    let mut names: Vec<OsString> = [CSV_NAME, JSON_NAME, SVG_NAME].map(OsString::from).into();
+    let reports = [CSV_NAME, JSON_NAME, SVG_NAME, COMPARE_CSV_NAME, COMPARE_SVG_NAME];
+    let mut names: Vec<OsString> = reports.map(OsString::from).into();
     if let (Some(out), Some(json)) = (&options.out, &options.json) {
         if json.parent().is_some_and(|parent| same(parent, out)) {
             names.extend(json.file_name().map(OsStr::to_os_string));

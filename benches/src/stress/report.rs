@@ -1,6 +1,7 @@
 //! The result of a run: rows of figures, and the files they go to.
 //!
-//! The JSON report is one object: `{"machine": {...}, "options": {...}, "rows": [...]}`. Each row
+//! The JSON report is one object: `{"machine": {...}, "options": {...}, "rows": [...]}`, and `"comparison":
+//! [...]` with `--compare`. Each row
 //! is flat, so that `jq .rows[].p99_ms` does what one hopes for; the groups of fields below exist
 //! in this program only.
 
@@ -16,6 +17,7 @@ use serde::{Serialize, Serializer};
 use super::error::StressError;
 use super::machine::Machine;
 use super::options::Options;
+use crate::compare::report::Compared;
 
 /// The stations of a write in the order it passes them.
 pub const STATIONS: [&str; 6] = [
@@ -36,6 +38,9 @@ pub struct Report {
     pub options: ReportOptions,
     /// One for each region count.
     pub rows: Vec<Row>,
+    /// The other systems beside ours, with `--compare`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub comparison: Vec<Compared>,
 }
 
 /// The options of the command line, and what this program always does.
@@ -307,7 +312,7 @@ fn csv_cells(row: &Row) -> Vec<(String, String)> {
     cells
 }
 
-fn push_line<'a>(text: &mut String, cells: impl Iterator<Item = &'a str>) {
+pub(crate) fn push_line<'a>(text: &mut String, cells: impl Iterator<Item = &'a str>) {
     text.push_str(&cells.collect::<Vec<_>>().join(","));
     text.push('\n');
 }
@@ -375,7 +380,12 @@ pub(crate) mod tests {
             memory_bytes: 24 << 30,
             kernel: "6.1.0".to_owned(),
         };
-        Report { options: ReportOptions::new(&options, &machine), machine, rows }
+        Report {
+            options: ReportOptions::new(&options, &machine),
+            machine,
+            rows,
+            comparison: Vec::new(),
+        }
     }
 
     #[test]

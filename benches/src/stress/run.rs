@@ -224,11 +224,18 @@ fn verify_region(applied: Tally, told: &Told, region: u64, verified: &mut Verifi
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use crossbeam::channel::{unbounded, Sender};
+    use parking_lot::Mutex;
+
+    use super::super::ledger::Book;
+    use super::super::subject::Outcome;
     use super::*;
 
-    #[test]
-    fn interrupt_ends_a_wait() {
-        let ctx = Context {
+    fn context() -> Context {
+        Context {
             machine: Machine::detect(),
             interrupt: Interrupt::new(),
             progress: Progress::silent(),
@@ -236,11 +243,94 @@ mod tests {
             config: StoreConfig::default(),
             data_dir: None,
             seed: 1,
-        };
+        }
+    }
+
+    #[test]
+    fn interrupt_ends_a_wait() {
+        let ctx = context();
         let short = Duration::from_millis(5);
         assert_eq!(ctx.wait(1, "measure", short), short);
         ctx.interrupt.request();
         let passed = ctx.wait(1, "measure", Duration::from_secs(3_600));
         assert!(passed < Duration::from_secs(60), "{passed:?}");
+    }
+
+    type Queued = (Bytes, Box<dyn FnOnce(Outcome) + Send>);
+
+    /// One region on one store: a book, and a thread that applies the 100th write `TIMES` times.
+    struct Faulty<const TIMES: usize> {
+        book: Arc<Mutex<Book>>,
+        queue: Sender<Queued>,
+    }
+
+    impl<const TIMES: usize> Subject for Faulty<TIMES> {
+        type Target = Queue;
+
+        fn start(_: &Options, _: u64, _: &Context) -> Result<Self, StressError> {
+            let book = Arc::new(Mutex::new(Book::default()));
+            let (queue, queued) = unbounded::<Queued>();
+            let applying = book.clone();
+            thread::spawn(move || {
+                for (number, (write, done)) in queued.iter().enumerate() {
+                    let times = if number == 99 { TIMES } else { 1 };
+                    (0..times).for_each(|_| applying.lock().apply(&write));
+                    done(Outcome::Applied);
+                }
+            });
+            Ok(Self { book, queue })
+        }
+
+        fn campaign(&self, _: u64, _: usize) {}
+
+        fn leaders(&self) -> u64 {
+            1
+        }
+
+        fn leader_changes(&self) -> u64 {
+            1
+        }
+
+        fn target(&self) -> Queue {
+            Queue(self.queue.clone())
+        }
+
+        fn tallies(&self, _: u64) -> Vec<Tally> {
+            vec![self.book.lock().tally()]
+        }
+
+        fn failure(&self) -> Option<String> {
+            None
+        }
+
+        fn shutdown(self) {}
+    }
+
+    struct Queue(Sender<Queued>);
+
+    impl Target for Queue {
+        fn stores(&self) -> usize {
+            1
+        }
+
+        fn submit<F>(&self, _: usize, _: u64, write: Bytes, done: F)
+        where
+            F: FnOnce(Outcome) + Send + 'static,
+        {
+            self.0.send((write, Box::new(done))).unwrap();
+        }
+    }
+
+    #[test]
+    fn write_that_is_not_applied_once_is_found() {
+        let args = ["stress", "--stores", "1", "--warmup", "0s", "--duration", "100ms"];
+        let options = Options::parse_args(args).unwrap();
+        let health = |run: fn(&Options, u64, &Context) -> Result<Row, StressError>| {
+            let health = run(&options, 1, &context()).unwrap().health;
+            (health.lost, health.duplicated)
+        };
+        assert_eq!(health(run_row::<Faulty<1>>), (0, 0));
+        assert_eq!(health(run_row::<Faulty<0>>), (1, 0));
+        assert_eq!(health(run_row::<Faulty<3>>), (0, 2));
     }
 }

@@ -87,7 +87,7 @@ pub fn grouped(number: u64) -> String {
 }
 
 /// Three digits that matter.
-fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     match value.abs() {
         v if v >= 99.95 => grouped(value.round() as u64),
         v if v >= 9.995 => format!("{value:.1}"),
@@ -96,7 +96,8 @@ fn figure(value: f64) -> String {
     }
 }
 
-fn bytes(value: f64) -> String {
+/// Bytes in the unit that fits.
+pub(crate) fn bytes(value: f64) -> String {
     match value {
         v if v >= 1024.0 * 1024.0 => format!("{} MiB", figure(v / 1024.0 / 1024.0)),
         v if v >= 1024.0 => format!("{} KiB", figure(v / 1024.0)),
