@@ -2,16 +2,15 @@
 
 use super::report::Compared;
 use super::Systems;
-use crate::stress::table::{bytes, figure, grouped};
+use crate::stress::table::{figure, grouped};
 
 /// Title and width of each column; values are set to the right, names to the left.
-const COLUMNS: [(&str, usize); 9] = [
+const COLUMNS: [(&str, usize); 8] = [
     ("regions", 9),
     ("writes/s", 11),
     ("p50 ms", 9),
     ("p99 ms", 9),
     ("CPU us/write", 13),
-    ("mem/region", 11),
     ("changes", 8),
     ("ours: writes", 13),
     ("CPU", 7),
@@ -44,7 +43,6 @@ fn cells(row: &Compared) -> String {
         some(row.p50_ms),
         some(row.p99_ms),
         some(row.cpu_us_per_write),
-        row.allocated_bytes_per_region.map_or("-".to_owned(), bytes),
         row.leader_changes.map_or("-".to_owned(), grouped),
         some(row.ours_to_this_writes),
         some(row.ours_to_this_cpu),
@@ -59,7 +57,7 @@ fn cells(row: &Compared) -> String {
     text
 }
 
-fn line(name: &str, values: &[String; 9]) -> String {
+fn line(name: &str, values: &[String; 8]) -> String {
     let mut line = String::new();
     for (number, (value, (_, width))) in values.iter().zip(COLUMNS).enumerate() {
         let width = width.max(value.len() + 1);
