@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::System;
-use crate::stress::report::{push_line, Row};
+use crate::stress::report::{push_line, Fairness, Row};
 
 /// The name of our own stores beside the others'.
 pub const OURS: &str = "ours";
@@ -29,6 +29,9 @@ pub struct Compared {
     pub p50_ms: Option<f64>,
     /// 99th percentile of it.
     pub p99_ms: Option<f64>,
+    /// How the coldest regions fare; only where keys are skewed.
+    #[serde(flatten)]
+    pub fairness: Option<Fairness>,
     /// CPU microseconds of the process per answered write.
     pub cpu_us_per_write: Option<f64>,
     /// Leaders changed under load, over all repeats.
@@ -61,6 +64,7 @@ impl Compared {
             max_writes_per_s: Some(row.repeats.max_writes_per_s),
             p50_ms: Some(row.latency.p50_ms),
             p99_ms: Some(row.latency.p99_ms),
+            fairness: row.fairness,
             cpu_us_per_write: Some(row.cost.cpu_us_per_write),
             leader_changes: Some(row.health.leader_changes),
             errors: Some(row.health.errors),
@@ -132,6 +136,8 @@ fn csv_cells(row: &Compared) -> Vec<(&'static str, String)> {
         ("max_writes_per_s", figure(row.max_writes_per_s)),
         ("p50_ms", figure(row.p50_ms)),
         ("p99_ms", figure(row.p99_ms)),
+        ("coldest_p99_ms", figure(row.fairness.map(|f| f.coldest_p99_ms))),
+        ("coldest_to_all_p99", figure(row.fairness.map(|f| f.coldest_to_all_p99))),
         ("cpu_us_per_write", figure(row.cpu_us_per_write)),
         ("leader_changes", count(row.leader_changes)),
         ("errors", count(row.errors)),
@@ -177,7 +183,7 @@ pub(crate) mod tests {
     fn csv_rows_have_as_many_cells_as_the_header() {
         let csv = to_csv(&compared(10));
         let counts: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(counts, [15; 5]);
+        assert_eq!(counts, [17; 5]);
     }
 
     #[test]

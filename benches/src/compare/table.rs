@@ -2,7 +2,7 @@
 
 use super::report::Compared;
 use super::Systems;
-use crate::stress::table::{figure, grouped};
+use crate::stress::table::{fairness_line, figure, grouped};
 
 /// Title and width of each column; values are set to the right, names to the left.
 const COLUMNS: [(&str, usize); 8] = [
@@ -24,6 +24,13 @@ pub fn text(rows: &[Compared], systems: &Systems) -> String {
     for row in rows {
         text.push('\n');
         text.push_str(&cells(row));
+    }
+    let fairness = rows.iter().filter_map(|row| {
+        fairness_line(&format!(", {}", row.system), row.regions, row.fairness.as_ref())
+    });
+    for (number, line) in fairness.enumerate() {
+        text.push_str(if number == 0 { "\n\n" } else { "\n" });
+        text.push_str(&line);
     }
     text.push_str(
         "\n\nours: our figure divided by the system's, so more writes/s and less CPU are better\n",

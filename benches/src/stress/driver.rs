@@ -146,6 +146,11 @@ impl Run {
             }
         }
         self.progress.finish();
+        let fairness = |row: &Row| table::fairness_line("", row.regions, row.fairness.as_ref());
+        let lines: Vec<String> = self.report.rows.iter().filter_map(fairness).collect();
+        if !lines.is_empty() {
+            self.print(&format!("\n{}", lines.join("\n")))?;
+        }
         if let Some(systems) = &self.options.compare {
             let text = compare::table::text(&self.report.comparison, systems);
             self.print(&format!("\n{text}"))?;

@@ -20,6 +20,9 @@ use super::subject::{Outcome, Target, Whom};
 /// A refused write is tried again after this.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
 
+/// About how many threads record latencies.
+const RECORDERS: usize = 16;
+
 /// What clients were told about one region.
 #[derive(Debug, Default)]
 pub struct Told {
@@ -80,12 +83,19 @@ impl Random {
     }
 }
 
+/// Of so many regions, ranked by how often they are written to, the last one is among the coldest.
+const COLDEST_OF: u64 = 10;
+
 /// Chooses regions.
 #[derive(Debug)]
 enum Chooser {
     Uniform(u64),
     /// Cumulative weights of Zipf's law with exponent 0.99, as in YCSB.
-    Zipfian(Vec<f64>),
+    Zipfian {
+        cumulative: Vec<f64>,
+        /// By region, from 0: whether it is in the coldest tenth.
+        cold: Vec<bool>,
+    },
 }
 
 impl Chooser {
@@ -98,22 +108,40 @@ impl Chooser {
             sum += (rank as f64).powf(-0.99);
             sum
         });
-        Chooser::Zipfian(cumulative.collect())
+        let cumulative = cumulative.collect();
+        let mut cold = vec![false; regions as usize];
+        for rank in regions - regions / COLDEST_OF..regions {
+            cold[(spread(rank, regions) - 1) as usize] = true;
+        }
+        Chooser::Zipfian { cumulative, cold }
     }
 
     /// A region, counted from 1.
     fn choose(&self, random: &mut Random) -> u64 {
         match self {
             Chooser::Uniform(regions) => 1 + random.below(*regions),
-            Chooser::Zipfian(cumulative) => {
+            Chooser::Zipfian { cumulative, .. } => {
                 let point = random.unit() * cumulative.last().copied().unwrap_or(1.0);
                 let rank = cumulative.partition_point(|sum| *sum < point) as u64;
-                // Ranks are spread, so that hot regions are not neighbours on one store.
                 let regions = cumulative.len() as u64;
-                1 + rank.min(regions - 1).wrapping_mul(0x9E37_79B1) % regions
+                spread(rank.min(regions - 1), regions)
             }
         }
     }
+
+    /// Whether a region is in the coldest tenth, which there is only where keys are skewed.
+    fn is_cold(&self, region: u64) -> bool {
+        match self {
+            Chooser::Uniform(_) => false,
+            Chooser::Zipfian { cold, .. } => cold[(region - 1) as usize],
+        }
+    }
+}
+
+/// The region of a rank: hot regions are not neighbours on one store. Each has one rank, since the factor is
+/// prime and larger than any number of regions.
+fn spread(rank: u64, regions: u64) -> u64 {
+    1 + rank.wrapping_mul(0x9E37_79B1) % regions
 }
 
 /// A running load; see [`Load::start`].
@@ -137,7 +165,10 @@ impl<T: Target> Load<T> {
             chooser: Chooser::new(keys, leaders.len() as u64),
             told: leaders.iter().map(|_| Told::default()).collect(),
             leaders: leaders.into_iter().map(AtomicU8::new).collect(),
-            recorder: Recorder::new(16),
+            recorder: match keys {
+                KeyChoice::Uniform => Recorder::new(RECORDERS),
+                KeyChoice::Zipfian => Recorder::with_cold(RECORDERS),
+            },
             target,
             payload,
             stopping: AtomicBool::new(false),
@@ -188,7 +219,7 @@ impl<T: Target> Load<T> {
             Outcome::Applied => {
                 told.count.fetch_add(1, Ordering::Relaxed);
                 told.identities.fetch_xor(client.identity, Ordering::Relaxed);
-                self.recorder.record(start.elapsed());
+                self.recorder.record(start.elapsed(), self.chooser.is_cold(region));
                 self.next(client);
             }
             Outcome::Again(whom) if !self.stopping.load(Ordering::Relaxed) => {
@@ -267,5 +298,37 @@ impl<T: Target> Running<T> {
     /// Ends the retrying thread, once nothing is outstanding.
     pub fn join(self) {
         self.retrier.join().expect("the retrier does not panic");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coldest_tenth_is_the_one_that_is_chosen_least() {
+        let chooser = Chooser::new(KeyChoice::Zipfian, 50);
+        let mut random = Random::new(7);
+        let mut chosen = [0_u64; 50];
+        for _ in 0..400_000 {
+            chosen[(chooser.choose(&mut random) - 1) as usize] += 1;
+        }
+        let mean = |cold: bool, count: usize| -> u64 {
+            let regions: Vec<u64> = (1..=50).filter(|r| chooser.is_cold(*r) == cold).collect();
+            assert_eq!(regions.len(), count);
+            regions.iter().map(|region| chosen[(region - 1) as usize]).sum::<u64>() / count as u64
+        };
+        let (cold, warm) = (mean(true, 5), mean(false, 45));
+        assert!(cold > 0 && cold * 3 < warm, "{cold} {warm}");
+        assert!(!Chooser::new(KeyChoice::Uniform, 50).is_cold(1));
+    }
+
+    #[test]
+    fn each_rank_has_a_region_of_its_own() {
+        for regions in [1, 2, 10, 1_000, 9_999] {
+            let mut found: Vec<u64> = (0..regions).map(|rank| spread(rank, regions)).collect();
+            found.sort_unstable();
+            assert!(found.into_iter().eq(1..=regions), "{regions}");
+        }
     }
 }

@@ -33,6 +33,8 @@ struct Shard {
 
 struct Counts {
     latencies_ns: Histogram<u64>,
+    /// Of the coldest regions, where they are told apart.
+    cold_ns: Option<Histogram<u64>>,
     errors: u64,
 }
 
@@ -47,11 +49,20 @@ pub struct Recorder {
 impl Recorder {
     /// Creates a recorder for about `threads` recording threads. The window is closed.
     pub fn new(threads: usize) -> Self {
+        Self::with_shards(threads, Shard::new)
+    }
+
+    /// One that also keeps the latencies of the coldest regions apart.
+    pub fn with_cold(threads: usize) -> Self {
+        Self::with_shards(threads, Shard::with_cold)
+    }
+
+    fn with_shards(threads: usize, shard: fn() -> Shard) -> Self {
         let shards = threads.max(1).next_power_of_two();
         Self {
             open: AtomicBool::new(false),
             opened_at: Mutex::new(None),
-            shards: (0..shards).map(|_| Shard::new()).collect(),
+            shards: (0..shards).map(|_| shard()).collect(),
         }
     }
 
@@ -60,20 +71,28 @@ impl Recorder {
         for shard in &self.shards {
             let mut counts = shard.counts.lock();
             counts.latencies_ns.reset();
+            if let Some(cold) = &mut counts.cold_ns {
+                cold.reset();
+            }
             counts.errors = 0;
         }
         *self.opened_at.lock() = Some(Instant::now());
         self.open.store(true, Ordering::Release);
     }
 
-    /// Records an answered write that took `latency`. Ignored outside the window.
+    /// Records an answered write that took `latency`, to one of the coldest regions or another. Ignored outside
+    /// the window.
     #[inline]
-    pub fn record(&self, latency: Duration) {
+    pub fn record(&self, latency: Duration, cold: bool) {
         if !self.is_open() {
             return;
         }
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(MAX_LATENCY_NS);
-        self.shard().counts.lock().latencies_ns.saturating_record(nanos);
+        let mut counts = self.shard().counts.lock();
+        counts.latencies_ns.saturating_record(nanos);
+        if let (true, Some(latencies)) = (cold, &mut counts.cold_ns) {
+            latencies.saturating_record(nanos);
+        }
     }
 
     /// Records a write answered with an error. Ignored outside the window.
@@ -101,10 +120,13 @@ impl Recorder {
         let elapsed = opened_at.expect("the window is open").elapsed();
         self.open.store(false, Ordering::Release);
         let mut all = empty_histogram();
-        let mut errors = 0;
+        let (mut cold, mut errors) = (empty_histogram(), 0);
         for shard in &self.shards {
             let counts = shard.counts.lock();
             all.add(&counts.latencies_ns).expect("all shards have the same bounds");
+            if let Some(latencies) = &counts.cold_ns {
+                cold.add(latencies).expect("all shards have the same bounds");
+            }
             errors += counts.errors;
         }
         Summary {
@@ -114,6 +136,7 @@ impl Recorder {
             p50_ms: quantile_ms(&all, 0.50),
             p99_ms: quantile_ms(&all, 0.99),
             p999_ms: quantile_ms(&all, 0.999),
+            cold_p99_ms: (!cold.is_empty()).then(|| quantile_ms(&cold, 0.99)),
             max_ms: if all.is_empty() { 0.0 } else { to_ms(all.max()) },
         }
     }
@@ -126,7 +149,15 @@ impl Recorder {
 
 impl Shard {
     fn new() -> Self {
-        Self { counts: Mutex::new(Counts { latencies_ns: empty_histogram(), errors: 0 }) }
+        Self::of(None)
+    }
+
+    fn with_cold() -> Self {
+        Self::of(Some(empty_histogram()))
+    }
+
+    fn of(cold_ns: Option<Histogram<u64>>) -> Self {
+        Self { counts: Mutex::new(Counts { latencies_ns: empty_histogram(), cold_ns, errors: 0 }) }
     }
 }
 
@@ -145,6 +176,8 @@ pub struct Summary {
     pub p99_ms: f64,
     /// 99.9th percentile, milliseconds.
     pub p999_ms: f64,
+    /// 99th percentile of the coldest regions alone; `None` where they are not told apart, or had no write.
+    pub cold_p99_ms: Option<f64>,
     /// The slowest, milliseconds.
     pub max_ms: f64,
 }
@@ -181,12 +214,12 @@ mod tests {
     #[test]
     fn answers_outside_the_window_do_not_count() {
         let recorder = Recorder::new(2);
-        recorder.record(Duration::from_millis(1));
+        recorder.record(Duration::from_millis(1), false);
         recorder.open_window();
-        recorder.record(Duration::from_millis(5));
+        recorder.record(Duration::from_millis(5), false);
         recorder.record_error();
         let summary = recorder.close_window();
-        recorder.record(Duration::from_millis(1));
+        recorder.record(Duration::from_millis(1), false);
         assert_eq!((summary.writes, summary.errors), (1, 1));
         assert!((summary.p50_ms - 5.0).abs() < 0.01, "{summary:?}");
         recorder.open_window();
@@ -202,7 +235,7 @@ mod tests {
                 let recorder = &recorder;
                 scope.spawn(move || {
                     for i in 0..125 {
-                        recorder.record(Duration::from_micros(thread * 125 + i + 1));
+                        recorder.record(Duration::from_micros(thread * 125 + i + 1), false);
                     }
                 });
             }
@@ -215,10 +248,22 @@ mod tests {
     }
 
     #[test]
+    fn cold_regions_are_told_apart_where_that_was_asked_for() {
+        for (recorder, cold) in [(Recorder::new(1), None), (Recorder::with_cold(1), Some(7.0))] {
+            recorder.record(Duration::from_millis(90), true);
+            recorder.open_window();
+            recorder.record(Duration::from_millis(1), false);
+            recorder.record(Duration::from_millis(7), true);
+            let summary = recorder.close_window();
+            assert_eq!((summary.writes, summary.cold_p99_ms.map(f64::round)), (2, cold));
+        }
+    }
+
+    #[test]
     fn latency_beyond_the_scale_is_recorded_as_the_largest() {
         let recorder = Recorder::new(1);
         recorder.open_window();
-        recorder.record(Duration::from_secs(1_000_000));
+        recorder.record(Duration::from_secs(1_000_000), false);
         let summary = recorder.close_window();
         assert_eq!(summary.writes, 1);
         assert!(summary.max_ms >= 300_000.0, "{summary:?}");

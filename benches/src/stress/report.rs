@@ -92,6 +92,9 @@ pub struct Row {
     /// Time from propose to answer.
     #[serde(flatten)]
     pub latency: Latency,
+    /// How the coldest regions fare; only where keys are skewed.
+    #[serde(flatten)]
+    pub fairness: Option<Fairness>,
     /// CPU a write.
     #[serde(flatten)]
     pub cost: Cost,
@@ -116,6 +119,24 @@ pub struct Latency {
     pub p99_ms: f64,
     /// 99.9th percentile.
     pub p999_ms: f64,
+}
+
+/// How the tenth of the regions with the fewest writes fares. They are served as well as the others where their
+/// latency is no longer than that of all.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Fairness {
+    /// 99th percentile of their latencies, milliseconds.
+    pub coldest_p99_ms: f64,
+    /// The same, divided by that of all writes.
+    pub coldest_to_all_p99: f64,
+}
+
+impl Fairness {
+    /// `None` where the coldest had no write.
+    pub fn new(coldest_p99_ms: Option<f64>, p99_ms: f64) -> Option<Self> {
+        let coldest_p99_ms = coldest_p99_ms?;
+        Some(Self { coldest_p99_ms, coldest_to_all_p99: coldest_p99_ms / p99_ms })
+    }
 }
 
 /// CPU a write, all stores and clients of the process together.
@@ -309,6 +330,9 @@ fn csv_cells(row: &Row) -> Vec<(String, String)> {
         cells.push((format!("{station}_p50_ms"), optional(stage.map(|s| s.p50_ms))));
         cells.push((format!("{station}_p99_ms"), optional(stage.map(|s| s.p99_ms))));
     }
+    let fairness = row.fairness.as_ref();
+    cells.push(cell("coldest_p99_ms", optional(fairness.map(|f| f.coldest_p99_ms))));
+    cells.push(cell("coldest_to_all_p99", optional(fairness.map(|f| f.coldest_to_all_p99))));
     cells
 }
 
@@ -407,6 +431,7 @@ pub(crate) mod tests {
         for key in keys.split_whitespace() {
             assert!(row.get(key).is_some(), "{key}: {text}");
         }
+        assert!(row.get("coldest_p99_ms").is_none(), "keys are not skewed: {text}");
         for station in STATIONS {
             assert!(row["stages"][station]["p99_ms"].is_f64(), "{station}");
         }

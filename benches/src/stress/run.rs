@@ -16,7 +16,7 @@ use super::machine::{process_cpu_time, Machine, ProcessSample};
 use super::options::Options;
 use super::progress::Progress;
 use super::recorder::Summary;
-use super::report::{Cost, Health, Latency, Memory, Row, Stages};
+use super::report::{Cost, Fairness, Health, Latency, Memory, Row, Stages};
 use super::stages::StageSample;
 use super::subject::{elect, failed, first_leader, wait_until, Subject, Target};
 use super::table::grouped;
@@ -100,7 +100,7 @@ pub fn run_row<S: Subject>(
         };
     }
     let per_region = |now: u64, then: u64| now.saturating_sub(then) as f64 / regions as f64;
-    let Summary { writes, errors, p50_ms, p99_ms, p999_ms, .. } = measured.summary;
+    let Summary { writes, errors, p50_ms, p99_ms, p999_ms, cold_p99_ms, .. } = measured.summary;
     Ok(Row {
         regions,
         log: options.log.name(),
@@ -110,6 +110,7 @@ pub fn run_row<S: Subject>(
         writes,
         writes_per_s: measured.summary.writes_per_s(),
         latency: Latency { p50_ms, p99_ms, p999_ms },
+        fairness: Fairness::new(cold_p99_ms, p99_ms),
         cost: Cost {
             cpu_us_per_write: measured.cpu.as_secs_f64() * 1e6 / writes as f64,
             ..Cost::default()

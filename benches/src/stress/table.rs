@@ -1,6 +1,6 @@
 //! The rows as text, one at a time, while the run goes on.
 
-use super::report::{Report, Row};
+use super::report::{Fairness, Report, Row};
 
 /// Title and width of each column; values are set to the right.
 const COLUMNS: [(&str, usize); 13] = [
@@ -73,6 +73,17 @@ pub fn line(row: &Row) -> String {
     line
 }
 
+/// How the coldest regions of a row fare, for below the table; `None` where keys are not skewed.
+pub fn fairness_line(name: &str, regions: u64, fairness: Option<&Fairness>) -> Option<String> {
+    let Fairness { coldest_p99_ms, coldest_to_all_p99 } = fairness?;
+    Some(format!(
+        "{} regions{name}: p99 of the coldest tenth {} ms, {} times that of all",
+        grouped(regions),
+        figure(*coldest_p99_ms),
+        figure(*coldest_to_all_p99)
+    ))
+}
+
 /// A whole number with its thousands set apart.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -128,6 +139,14 @@ mod tests {
         for word in ["2 cores", "3 stores", "16 B", "callbacks", "poller pool per store"] {
             assert!(header.contains(word), "{word}: {header}");
         }
+    }
+
+    #[test]
+    fn fairness_is_told_where_it_was_measured() {
+        let fairness = Fairness::new(Some(3.0), 2.0);
+        let line = fairness_line("", 1_000, fairness.as_ref()).unwrap();
+        assert_eq!(line, "1,000 regions: p99 of the coldest tenth 3.00 ms, 1.50 times that of all");
+        assert!(fairness_line("", 10, Fairness::new(None, 2.0).as_ref()).is_none());
     }
 
     #[test]
