@@ -227,10 +227,8 @@ impl Rivals {
                 System::Bare => Compared::bare(ours),
                 system => Row::median(rival.repeats).map(|row| Compared::of(system, &row, ours)),
             };
-            let empty = || Compared::unmeasured(rival.system.name(), self.regions);
-            let mut compared_one = measured.unwrap_or_else(empty);
-            compared_one.note = rival.note;
-            compared.push(compared_one);
+            let empty = || Compared::unmeasured(rival.system, self.regions);
+            compared.push(Compared { note: rival.note, ..measured.unwrap_or_else(empty) });
         }
         compared
     }

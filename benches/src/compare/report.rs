@@ -17,6 +17,9 @@ pub const OURS: &str = "ours";
 pub struct Compared {
     /// `ours`, or the name of the other system.
     pub system: &'static str,
+    /// How it is set up; of ours, the options of the report say that.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub setup: &'static str,
     /// Regions in the run.
     pub regions: u64,
     /// Writes answered with success in a second; of repeats, the median, as all figures here.
@@ -52,8 +55,8 @@ pub struct Compared {
 
 impl Compared {
     /// A system without figures.
-    pub fn unmeasured(system: &'static str, regions: u64) -> Self {
-        Self { system, regions, ..Self::default() }
+    pub fn unmeasured(system: System, regions: u64) -> Self {
+        Self { system: system.name(), setup: system.describe(), regions, ..Self::default() }
     }
 
     /// Our own stores.
@@ -70,7 +73,9 @@ impl Compared {
             errors: Some(row.health.errors),
             lost: row.health.lost,
             duplicated: row.health.duplicated,
-            ..Self::unmeasured(OURS, row.regions)
+            system: OURS,
+            regions: row.regions,
+            ..Self::default()
         }
     }
 
@@ -78,6 +83,7 @@ impl Compared {
     pub fn of(system: System, row: &Row, ours: &Row) -> Self {
         Self {
             system: system.name(),
+            setup: system.describe(),
             ours_to_this_writes: Some(ours.writes_per_s / row.writes_per_s),
             ours_to_this_cpu: Some(ours.cost.cpu_us_per_write / row.cost.cpu_us_per_write),
             ..Self::ours(row)
@@ -96,7 +102,7 @@ impl Compared {
             cpu_us_per_write: Some(cpu_us),
             ours_to_this_writes: Some(ours.writes_per_s / writes_per_s),
             ours_to_this_cpu: ours.cost.ratio_to_bare,
-            ..Self::unmeasured(System::Bare.name(), ours.regions)
+            ..Self::unmeasured(System::Bare, ours.regions)
         })
     }
 
@@ -157,7 +163,7 @@ pub(crate) mod tests {
     /// Ours, openraft and the bare loop with so many regions.
     pub(crate) fn compared(regions: u64) -> Vec<Compared> {
         let ours = row(regions, 300_000.0, 2.0);
-        let mut skipped = Compared::unmeasured(System::ThreadPerRegion.name(), regions);
+        let mut skipped = Compared::unmeasured(System::ThreadPerRegion, regions);
         skipped.note = Some("not tried: 30,000 threads".to_owned());
         vec![
             Compared::ours(&ours),

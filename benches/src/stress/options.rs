@@ -30,6 +30,19 @@ all regions had a leader, and what a write costs compared with Raft alone (the b
 stores run in this process, each with a pool of pollers and a log of its own; clients are
 callbacks. After the load, every answered write is looked for, so a lost or doubled one is found.
 
+With --compare, a row of each of these for each region count, a repeat of each in turn; clients,
+state machine and checks are the same:
+  openraft           openraft 0.9 with storage-v2; log, state machine and network in memory; one
+                     tokio runtime, a worker a core; writes answered by callback; appends of up to
+                     4,096 entries, a snapshot each 10,000; heartbeats and elections as ours
+  openraft-fair      the same with global_queue_interval 2 and event_interval 8, so that tasks that
+                     wait get every other turn; comes along with openraft
+  thread-per-region  raft-rs 0.7, a thread for each peer, which takes all that waits in one turn;
+                     log in memory; up to 1,000 regions
+  bare               raft-rs 0.7 alone in a loop on one thread; no clients, so no latency
+openraft needs a build with the feature `compare`:
+  cargo run --release -p benches --features compare --bin stress -- --compare openraft
+
 Ctrl-C ends the run and reports what was measured; a second Ctrl-C ends it at once.
 
 Exit codes: 0 done (or ended by Ctrl-C); 1 failed, or a write was lost or duplicated;
@@ -499,6 +512,9 @@ mod tests {
                        outstanding keys warmup duration repeat seed metrics-addr out json config compare";
         for option in options.split_whitespace() {
             assert!(help.contains(&format!("--{option} ")), "{option}: {help}");
+        }
+        for system in ["openraft", "openraft-fair", "thread-per-region", "bare"] {
+            assert!(help.contains(&format!("\n  {system}  ")), "{system}: {help}");
         }
         assert!(help.contains("Exit codes"), "{help}");
     }
