@@ -15,7 +15,7 @@
 //! common queue, where those beyond 256 wait, each 61st turn only: with many regions, a few hot ones run and the
 //! others starve. With [`Fair`] it looks there every other turn, and for timers each 8th. Of eight settings tried,
 //! among them a runtime of one thread for each store, this one had the lowest 99th percentile at 100 and at 1,000
-//! regions; with so many it also does more than the default.
+//! regions; it does about as much as the default.
 
 use std::collections::BTreeMap;
 use std::future::Future;
