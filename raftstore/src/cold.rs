@@ -102,10 +102,25 @@ impl ColdRegions {
         all
     }
 
-    fn take(&self, region: RegionId, shard: &mut Shard) -> Option<Note> {
-        let note = shard.remove(&region)?;
+    /// A region was about to be cold and has ended otherwise: what has come for it since.
+    pub(crate) fn abandon(&self, region: RegionId) -> Vec<RegionMessage> {
+        let mut shard = self.shard(region);
+        match shard.remove(&region) {
+            Some(Note::Cooling(waiting)) => {
+                self.is_warm();
+                waiting
+            }
+            Some(cold) => {
+                shard.insert(region, cold);
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// One that was noted here is registered, or gone.
+    fn is_warm(&self) {
         self.count.fetch_sub(1, Ordering::AcqRel);
-        Some(note)
     }
 }
 
@@ -120,14 +135,13 @@ impl Creator {
     ) -> Option<(Box<RegionFsm>, Vec<RegionMessage>)> {
         let id = fsm.region.id();
         let mut shard = self.cold.shard(id);
-        if let Some(Note::Cooling(waiting)) = self.cold.take(id, &mut shard) {
+        if let Some(Note::Cooling(waiting)) = shard.remove(&id) {
             messages.extend(waiting);
         }
         if messages.is_empty() {
             match take_apart(fsm) {
                 Ok((cold, parts)) => {
                     shard.insert(id, Note::Cold(cold));
-                    self.cold.count.fetch_add(1, Ordering::AcqRel);
                     // Only now: whoever looks at all regions finds it here or there.
                     self.gates.close(&parts.gate);
                     self.directory.remove(id, &parts.publisher.published());
@@ -140,7 +154,9 @@ impl Creator {
             }
         }
         fsm.cooling = false;
-        if let Err(refused) = router.register(id.get(), fsm, Priority::Normal) {
+        let registered = router.register(id.get(), fsm, Priority::Normal);
+        self.cold.is_warm();
+        if let Err(refused) = registered {
             return Some((refused.into_fsm(), messages));
         }
         drop(shard);
@@ -197,8 +213,15 @@ impl Creator {
         if !matches!(shard.get(&region), Some(Note::Cold(_))) {
             return;
         }
-        let Some(Note::Cold(cold)) = self.cold.take(region, shard) else { return };
-        let Cold { region: cold, rest, writes } = *cold;
+        if let Some(Note::Cold(cold)) = shard.remove(&region) {
+            self.register_anew(router, region, *cold);
+            // Not before: who finds neither a mailbox nor anything cold looks for a mailbox again.
+            self.cold.is_warm();
+        }
+    }
+
+    fn register_anew(&self, router: &RegionRouter, region: RegionId, cold: Cold) {
+        let Cold { region: cold, rest, writes } = cold;
         let (peer, leads) = (cold.peer_id(), cold.is_leader());
         let reader: Arc<dyn LogReader> = self.log_store.clone();
         let thawed = match cold.thaw(self.store_id, self.region_config.clone(), reader) {

@@ -187,9 +187,13 @@ impl DrivenStore {
 
     /// Gives back disk space of the log, as a thread of its own does now and then.
     pub fn reclaim(&mut self) {
-        if !self.log_store.is_volatile() && !self.handle.inner.health.has_failed() {
-            let inner = &self.handle.inner;
-            reclaim(&*self.log_store, &inner.health, &inner.router);
+        let inner = &self.handle.inner;
+        if self.log_store.is_volatile() || inner.health.has_failed() {
+            return;
+        }
+        let creator = inner.creator.lock().clone();
+        if let Some(creator) = creator {
+            reclaim(&creator, &inner.router);
         }
     }
 

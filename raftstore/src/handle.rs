@@ -320,9 +320,13 @@ impl HandleInner {
         refused: SendError<RegionMessage>,
     ) -> Result<(), SendError<RegionMessage>> {
         let message = match refused {
-            SendError::Closed(message) if self.cold.len() > 0 => message,
-            other => return Err(other),
+            SendError::Closed(message) => message,
+            full => return Err(full),
         };
+        if self.cold.len() == 0 {
+            // It may have become warm since.
+            return self.router.send(region.get(), message);
+        }
         let creator = self.creator.lock().clone();
         match creator {
             Some(creator) => creator.reach(&self.router, region, message),

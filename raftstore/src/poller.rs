@@ -225,6 +225,9 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
             }
         }
         let region_id = fsm.region.id();
+        if fsm.cooling {
+            unhandled.extend(self.collect.creator.cold.abandon(region_id));
+        }
         let refusal = match &reason {
             CloseReason::Panicked(text) => {
                 // Noted before the address is free, so that nobody creates the region anew.

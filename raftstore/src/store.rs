@@ -1,11 +1,11 @@
 //! A store: started, stopped.
 
 use crate::builder::StoreBuilder;
+use crate::creator::Creator;
 use crate::error::{StartError, StoreFailure};
 use crate::figures::Figures;
 use crate::handle::StoreHandle;
-use crate::health::Health;
-use crate::log_store::{LogStore, Stored};
+use crate::log_store::Stored;
 use crate::message::RegionMessage;
 use crate::parts::Parts;
 use crate::region_fsm::{RegionFsm, RegionRouter};
@@ -13,7 +13,7 @@ use crate::snapshot::{ChoreQueue, StreamQueue};
 use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::ApplyQueue;
 use crate::write_path::persist::WriteQueue;
-use batch_system::Pool;
+use batch_system::{Pool, SendError};
 use prometheus::{Encoder, Registry, TextEncoder};
 use region::StoreId;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -147,12 +147,11 @@ impl Store {
         self.threads.push(spawn(format!("{name}-chores"), move || chores.run())?);
         if !parts.seams.log_store.is_volatile() {
             let (stop, stopped) = crossbeam::channel::bounded::<()>(0);
-            let log_store = parts.seams.log_store.clone();
-            let (health, router) = (parts.health.clone(), router.clone());
+            let (creator, router) = (parts.creator.clone(), router.clone());
             let thread = spawn(format!("{name}-reclaim"), move || {
                 let timeout = |error| error == crossbeam::channel::RecvTimeoutError::Timeout;
                 while stopped.recv_timeout(RECLAIM_EVERY).is_err_and(timeout) {
-                    reclaim(&*log_store, &health, &router);
+                    reclaim(&creator, &router);
                 }
             })?;
             self.reclaimer = Some((stop, thread));
@@ -170,13 +169,18 @@ fn join(thread: JoinHandle<()>) {
 }
 
 /// Gives back disk space of the log.
-pub(crate) fn reclaim(log_store: &dyn LogStore, health: &Health, router: &RegionRouter) {
+pub(crate) fn reclaim(creator: &Creator, router: &RegionRouter) {
+    let Creator { log_store, health, .. } = creator;
     match catch_unwind(AssertUnwindSafe(|| log_store.reclaim())) {
         Ok(Ok(holding)) => {
             let mut outbox = router.outbox();
             for region in holding {
-                // A region that is too busy is asked again next time.
-                let _ = outbox.send(region.get(), RegionMessage::CompactSoon);
+                // A region that is too busy is asked again next time. One that is cold had its log cut as far as
+                // it could be then.
+                let asked = outbox.send(region.get(), RegionMessage::CompactSoon);
+                if let Err(SendError::Closed(message)) = asked {
+                    let _ = creator.reach(router, region, message);
+                }
             }
         }
         Ok(Err(error)) => health.fail(error.into()),

@@ -10,6 +10,7 @@ use raftstore::{
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 const REGIONS: u64 = 30;
 
@@ -49,7 +50,7 @@ fn asleep(config: &StoreConfig) -> (Cluster, Vec<Registry>, Vec<Arc<dyn LogStore
         for id in 1..=REGIONS {
             cluster.handle(id as usize % 3).campaign(RegionId::new(id));
         }
-        std::thread::park_timeout(std::time::Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
         (1..=REGIONS).all(|id| {
             let info = cluster.handle(id as usize % 3).region(RegionId::new(id));
             info.is_some_and(|info| info.role == Role::Leader) || hand_over(&cluster, id)
@@ -175,5 +176,41 @@ fn what_a_store_led_before_it_was_started_anew_is_led_again_unasked() {
     let region = *led.first().expect("it led some");
     cluster.stores[0] = again;
     cluster.write(region, &put(region)).expect("answered");
+    cluster.shutdown();
+}
+
+#[test]
+fn who_comes_while_a_region_becomes_cold_is_answered_like_any_other() {
+    let mut config = sleepy();
+    config.raft.tick_interval = Duration::from_millis(5);
+    (config.raft.sleep_after_ticks, config.raft.cold_after_ticks) = (1, 1);
+    // Wider than the machine may stumble: nobody is to be elected.
+    config.raft.election_ticks = 200;
+    let (cluster, _, _) = asleep(&config);
+    let cold = || (0..3).map(|store| cluster.handle(store).store_status().cold).sum::<usize>();
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (cluster, cold) = (&cluster, &cold);
+            scope.spawn(move || {
+                for turn in 0..150_u64 {
+                    let id = 1 + (turn * 7 + client * 11) % REGIONS;
+                    let (region, leader) = (RegionId::new(id), cluster.handle(id as usize % 3));
+                    // About when it becomes cold, now before and now after.
+                    let pause = Duration::from_micros(turn * 997 % 20_000);
+                    std::thread::park_timeout(pause);
+                    match turn % 3 {
+                        0 => leader
+                            .read(region, ReadRequest::linearizable(), |_| ())
+                            .unwrap_or_else(|error| panic!("{error}")),
+                        1 => _ = leader.region_status(region).expect("it is here"),
+                        _ => _ = leader.propose(region, put(region)).expect("it leads"),
+                    }
+                    assert_eq!(leader.regions().len() as u64, REGIONS, "{} cold", cold());
+                }
+            });
+        }
+    });
+    eventually("all are cold in the end", || cold() as u64 == 3 * REGIONS);
+    cluster.converge(REGIONS);
     cluster.shutdown();
 }
