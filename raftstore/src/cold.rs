@@ -154,12 +154,17 @@ impl Creator {
             }
         }
         fsm.cooling = false;
+        let since = fsm.rest.as_ref().map(Rest::since);
         let registered = router.register(id.get(), fsm, Priority::Normal);
         self.cold.is_warm();
         if let Err(refused) = registered {
             return Some((refused.into_fsm(), messages));
         }
         drop(shard);
+        if let (Some(since), Some(cold_after)) = (since, self.cold_after) {
+            // What came may not have woken it.
+            router.outbox().send_after(id.get(), cold_after, RegionMessage::Cool(since));
+        }
         for message in messages {
             // Forced, and the mailbox is empty.
             let _ = router.force_send(id.get(), message);

@@ -17,6 +17,13 @@ pub(crate) struct Rest {
     leader: Option<StoreId>,
 }
 
+impl Rest {
+    /// At which tick of the store it began.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+}
+
 impl RegionFsm {
     /// Wakes the region if there is something for it to do.
     pub(crate) fn rouse(&mut self, messages: &[RegionMessage], liveness: &Liveness) {

@@ -9,6 +9,7 @@ use raftstore::{
     StoreHandle, StoreId,
 };
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,30 +188,49 @@ fn who_comes_while_a_region_becomes_cold_is_answered_like_any_other() {
     // Wider than the machine may stumble: nobody is to be elected.
     config.raft.election_ticks = 200;
     let (cluster, _, _) = asleep(&config);
-    let cold = || (0..3).map(|store| cluster.handle(store).store_status().cold).sum::<usize>();
+    let cold = |store: usize| cluster.handle(store).store_status().cold as u64;
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for client in 0..4 {
-            let (cluster, cold) = (&cluster, &cold);
+        for store in 0..3 {
+            let (handle, done) = (cluster.handle(store), &done);
+            // Asked how they stand, regions neither wake nor sleep longer: each becomes cold under questions.
             scope.spawn(move || {
-                for turn in 0..150_u64 {
-                    let id = 1 + (turn * 7 + client * 11) % REGIONS;
-                    let (region, leader) = (RegionId::new(id), cluster.handle(id as usize % 3));
-                    // About when it becomes cold, now before and now after.
-                    let pause = Duration::from_micros(turn * 997 % 20_000);
-                    std::thread::park_timeout(pause);
-                    match turn % 3 {
-                        0 => leader
-                            .read(region, ReadRequest::linearizable(), |_| ())
-                            .unwrap_or_else(|error| panic!("{error}")),
-                        1 => _ = leader.region_status(region).expect("it is here"),
-                        _ => _ = leader.propose(region, put(region)).expect("it leads"),
+                let mut asked = 0_u64;
+                while !done.load(Ordering::Acquire) {
+                    asked += 1;
+                    let region = RegionId::new(1 + asked % REGIONS);
+                    let status = handle.region_status(region);
+                    assert_eq!(status.expect("it is here").description.id, region);
+                    if asked.is_multiple_of(64) {
+                        assert_eq!(handle.regions().len() as u64, REGIONS);
                     }
-                    assert_eq!(leader.regions().len() as u64, REGIONS, "{} cold", cold());
                 }
             });
         }
+        // Also when something below fails.
+        let _ended = Ended(&done);
+        for round in 0..20 {
+            eventually("all are cold", || (0..3).all(|store| cold(store) == REGIONS));
+            for id in 1..=REGIONS {
+                let (region, leader) = (RegionId::new(id), cluster.handle(id as usize % 3));
+                match (round + id) % 3 {
+                    0 => {
+                        leader.read(region, ReadRequest::linearizable(), |_| ()).expect("it leads")
+                    }
+                    _ => drop(leader.propose(region, put(region)).expect("it leads")),
+                }
+            }
+        }
     });
-    eventually("all are cold in the end", || cold() as u64 == 3 * REGIONS);
     cluster.converge(REGIONS);
     cluster.shutdown();
+}
+
+/// Lets others know that it has been dropped.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }

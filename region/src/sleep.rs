@@ -65,6 +65,8 @@ pub(crate) struct Sleep {
     stands: u8,
     /// Ticks of a leader without anything to do.
     idle_ticks: u32,
+    /// The last entry at the last tick, as far as 32 bits tell.
+    last_seen: u32,
     talk: Option<Box<Talk>>,
 }
 
@@ -188,7 +190,10 @@ impl Region {
 
     /// A tick.
     pub(crate) fn tick_sleep(&mut self) {
-        let idle = self.is_leader() && self.is_idle();
+        // What came and was done between two ticks counts as well.
+        let last = self.last_index().get() as u32;
+        let idle = self.is_leader() && self.is_idle() && last == self.sleep.last_seen;
+        self.sleep.last_seen = last;
         self.sleep.idle_ticks = if idle { self.sleep.idle_ticks.saturating_add(1) } else { 0 };
         if !idle {
             self.sleep.talk = None;
