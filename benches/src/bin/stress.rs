@@ -1,14 +1,14 @@
 //! Plots region count against throughput and latency of the store, on this machine.
 //!
-//! All of it lives in the library, where it is tested; see `benches::stress`. `stress life` and `stress reads`
-//! measure what else a store does.
+//! All of it lives in the library, where it is tested; see `benches::stress`. `stress life`, `stress reads`
+//! and `stress idle` measure what else a store does.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use benches::stress::cluster::Cluster;
 use benches::stress::{driver, run};
-use benches::{life, reads};
+use benches::{idle, life, reads};
 
 /// A library never picks the allocator; this is a program, and it reports memory by jemalloc.
 #[global_allocator]
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     match args.get(1).and_then(|first| first.to_str()) {
         Some("life") => life::main(args.into_iter().skip(1)),
         Some("reads") => reads::main(args.into_iter().skip(1)),
+        Some("idle" | "--idle") => idle::main(args.into_iter().skip(1)),
         _ => ExitCode::from(driver::main(args, run::run_row::<Cluster>)),
     }
 }

@@ -14,21 +14,21 @@ use super::table::grouped;
 
 pub(crate) const SIZE: (u32, u32) = (1200, 700);
 pub(crate) const HEADER_HEIGHT: i32 = 96;
-const FONT: &str = "sans-serif";
-const TITLE_SIZE: i32 = 26;
-const LABEL_SIZE: i32 = 16;
+pub(crate) const FONT: &str = "sans-serif";
+pub(crate) const TITLE_SIZE: i32 = 26;
+pub(crate) const LABEL_SIZE: i32 = 16;
 pub(crate) const BLUE: RGBColor = RGBColor(31, 119, 180);
 pub(crate) const ORANGE: RGBColor = RGBColor(214, 96, 19);
-const INK: RGBColor = RGBColor(40, 40, 40);
+pub(crate) const INK: RGBColor = RGBColor(40, 40, 40);
 /// Labels of the region axis closer together than this share of it would run into each other.
 const MIN_TICK_GAP: f64 = 0.09;
 /// A logarithmic axis has no zero; a latency below this is drawn as this.
 pub(crate) const MIN_LATENCY_MS: f64 = 0.001;
 
 /// Where the label of a point goes, points further down than the point itself.
-const ABOVE: i32 = -16;
+pub(crate) const ABOVE: i32 = -16;
 /// See [`ABOVE`].
-const BELOW: i32 = 16;
+pub(crate) const BELOW: i32 = 16;
 
 pub(crate) type RegionAxis = WithKeyPoints<LogCoord<f64>>;
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -62,11 +62,7 @@ fn draw(text: &mut String, report: &Report, rows: &[&Row]) -> Drawn {
     Ok(())
 }
 
-pub(crate) fn draw_header(area: &Area<'_>, report: &Report, caption: &str) -> Drawn {
-    let title = (FONT, TITLE_SIZE).into_font().color(&INK);
-    let small = (FONT, LABEL_SIZE - 1).into_font().color(&INK.mix(0.75));
-    area.draw_text(caption, &title, (24, 14))?;
-    area.draw_text(&report.machine.describe(), &small, (24, 48))?;
+fn draw_header(area: &Area<'_>, report: &Report) -> Drawn {
     let options = &report.options;
     let asked = format!(
         "{}; pollers each: {}, clients: {}",
@@ -74,7 +70,17 @@ pub(crate) fn draw_header(area: &Area<'_>, report: &Report, caption: &str) -> Dr
         options.pollers_per_store,
         options.clients
     );
-    area.draw_text(&asked, &small, (24, 70))?;
+    let machine = report.machine.describe();
+    header(area, "Regions against throughput and latency", &machine, &asked)
+}
+
+/// A title, and two lines in small.
+pub(crate) fn header(area: &Area<'_>, title: &str, machine: &str, asked: &str) -> Drawn {
+    let large = (FONT, TITLE_SIZE).into_font().color(&INK);
+    let small = (FONT, LABEL_SIZE - 1).into_font().color(&INK.mix(0.75));
+    area.draw_text(title, &large, (24, 14))?;
+    area.draw_text(machine, &small, (24, 48))?;
+    area.draw_text(asked, &small, (24, 70))?;
     Ok(())
 }
 
@@ -84,7 +90,7 @@ fn draw_throughput(area: &Area<'_>, rows: &[&Row]) -> Drawn {
         .map(|row| row.writes_per_s.max(row.repeats.max_writes_per_s))
         .fold(1.0, f64::max);
     let axis = 0.0..nice_above(fastest);
-    let mut chart = panel(area, "Throughput (linear, from zero)")
+    let mut chart = builder(area, "Throughput (linear, from zero)")
         .build_cartesian_2d(region_axis(&counts(rows)), RangedCoordf64::from(axis))?;
     mesh(&mut chart, "writes per second", &|value| short(*value))?;
     let points: Vec<_> = rows.iter().map(|row| (row.regions as f64, row.writes_per_s)).collect();
@@ -114,7 +120,7 @@ fn draw_latency(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     let all = p50.iter().chain(&p99).map(|point| point.1);
     let axis = decades(all);
     let ticks = log_ticks(&axis);
-    let mut chart = panel(area, "Latency, propose to answer (logarithmic)")
+    let mut chart = builder(area, "Latency, propose to answer (logarithmic)")
         .build_cartesian_2d(region_axis(&counts(rows)), axis.log_scale().with_key_points(ticks))?;
     mesh(&mut chart, "milliseconds", &|value| milliseconds(*value))?;
     series(&mut chart, &p99, ORANGE, "p99, ms")?;
@@ -124,7 +130,7 @@ fn draw_latency(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
-pub(crate) fn panel<'a, 'b>(
+pub(crate) fn builder<'a, 'b>(
     area: &'a Area<'b>,
     caption: &str,
 ) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
@@ -182,7 +188,7 @@ where
 
 /// Writes values beside their points, `offset` points further down; only where the region axis
 /// has a label too, so that they do not run into each other.
-fn value_labels<Y>(
+pub(crate) fn value_labels<Y>(
     chart: &mut Panel<'_, Y>,
     points: &[(f64, f64)],
     offset: i32,
@@ -240,7 +246,7 @@ fn counts(rows: &[&Row]) -> Vec<f64> {
     rows.iter().map(|row| row.regions as f64).collect()
 }
 
-/// Logarithmic, a little wider than what was measured, with labels at the measured counts, which are sorted.
+/// Logarithmic, a little wider than what was measured, with labels at the measured counts.
 pub(crate) fn region_axis(counts: &[f64]) -> RegionAxis {
     let (first, last) = (counts[0], counts[counts.len() - 1]);
     // A tenth of the axis at either side, and something to see around a single row.

@@ -55,7 +55,8 @@ Examples:
   stress --regions 1000 --json - | jq .rows
   stress --compare thread-per-region,bare       what else one could use, under the same load
   stress life                                   splits, other peers, handing over, restart, under load
-  stress reads                                  reads by lease, alone and nine to one write";
+  stress reads                                  reads by lease, alone and nine to one write
+  stress idle                                   what regions cost with which nothing happens";
 
 /// Plots region count against throughput and latency of the Multi-Raft store, on this machine.
 #[derive(Clone, Debug, Parser, Serialize)]
@@ -370,7 +371,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     time_within(text, DURATION)
 }
 
-fn time_within(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+pub(crate) fn time_within(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
     let within = format!(
         "a time from {} to {}, for instance 500ms or 2s",
         humantime::format_duration(*range.start()),
@@ -382,12 +383,12 @@ fn time_within(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, 
     }
 }
 
-fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
 }
 
 /// Turns clap's many lines into ours.
-fn no_run(error: clap::Error) -> NoRun {
+pub(crate) fn no_run(error: clap::Error) -> NoRun {
     let text = error.render().to_string();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return NoRun::Info(text);

@@ -107,7 +107,7 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-fn bytes(value: f64) -> String {
+pub(crate) fn bytes(value: f64) -> String {
     match value {
         v if v >= 1024.0 * 1024.0 => format!("{} MiB", figure(v / 1024.0 / 1024.0)),
         v if v >= 1024.0 => format!("{} KiB", figure(v / 1024.0)),
