@@ -103,7 +103,8 @@ impl Clients {
         let (start, mut proposed) = (Instant::now(), 0);
         while start.elapsed() < duration {
             cluster.watch.go_on()?;
-            let due = (start.elapsed().as_secs_f64() * rate * regions.len() as f64) as usize;
+            // The first at once, so that each has its turn within its time.
+            let due = 1 + (start.elapsed().as_secs_f64() * rate * regions.len() as f64) as usize;
             for number in proposed..due {
                 self.propose(regions[number % regions.len()]);
             }

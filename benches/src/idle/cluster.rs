@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use prometheus::proto::Metric;
 use prometheus::Registry;
 use raftstore::{
     InProcessTransport, LogStore, MemoryLogStore, Peer, PeerId, RegionDescription, RegionId,
@@ -235,9 +236,17 @@ impl Cluster {
         self.figure("raftstore_regions_asleep", None)
     }
 
-    /// Ticks of an election timeout.
-    pub fn election_ticks(&self) -> u32 {
-        self.config.raft.election_ticks as u32
+    /// How long an election timeout is.
+    pub fn election_timeout(&self) -> Duration {
+        self.config.raft.tick_interval * self.config.raft.election_ticks as u32
+    }
+
+    /// Heartbeats that leaders have sent, and how many are due in a time when all regions are awake.
+    pub fn heartbeats(&self, time: Duration) -> (u64, f64) {
+        let raft = &self.config.raft;
+        let each = time.div_duration_f64(raft.tick_interval * raft.heartbeat_ticks as u32);
+        let due = each * (self.peers() - self.watch.regions) as f64;
+        (self.figure_of("raftstore_raft_messages_sent_total", "heartbeat"), due)
     }
 
     /// Peers of regions on the stores that run.
@@ -247,11 +256,21 @@ impl Cluster {
 
     /// A metric, summed over the stores that run, but for one.
     pub fn figure(&self, name: &str, but: Option<usize>) -> u64 {
+        self.sum(name, |at, _| Some(at) != but)
+    }
+
+    /// A metric, summed over the stores that run, and over what has this value of some label.
+    pub fn figure_of(&self, name: &str, value: &str) -> u64 {
+        let has = |metric: &Metric| metric.get_label().iter().any(|it| it.get_value() == value);
+        self.sum(name, |_, metric| has(metric))
+    }
+
+    fn sum(&self, name: &str, counts: impl Fn(usize, &Metric) -> bool) -> u64 {
         let mut sum = 0.0;
-        let running = |(at, node): &(usize, &Node)| node.store.is_some() && Some(*at) != but;
-        for (_, node) in self.nodes.iter().enumerate().filter(running) {
+        let running = |(_, node): &(usize, &Node)| node.store.is_some();
+        for (at, node) in self.nodes.iter().enumerate().filter(running) {
             for family in node.registry.gather().iter().filter(|it| it.get_name() == name) {
-                for metric in family.get_metric() {
+                for metric in family.get_metric().iter().filter(|it| counts(at, it)) {
                     // Of the two the one that the metric is not is 0.
                     sum += metric.get_gauge().get_value() + metric.get_counter().get_value();
                 }

@@ -142,7 +142,12 @@ fn write_reports(options: &Options, report: &Report) -> Result<(), StressError> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::clients::Clients;
+    use super::cluster::Cluster;
     use super::*;
+    use crate::stress::ledger::encode;
 
     /// One row of 30 regions with short ticks.
     fn measure(args: &[&str]) -> (Options, row::Row) {
@@ -185,6 +190,9 @@ mod tests {
     fn all_sleep_and_a_lost_store_is_replaced_for_what_it_led_and_nothing_else() {
         let (options, row) = measure(&[]);
         assert_sane(&row, &options);
+        // Not none: what was counted before may be told late.
+        assert!(row.asleep.heartbeats_sent.is_some_and(|sent| sent < 0.3), "{row:?}");
+        assert!(row.awake.heartbeats_sent.is_some_and(|sent| sent > 0.0 && sent < 1.5), "{row:?}");
         let failover = row.failover.as_ref().expect("three stores can lose one");
         assert!((1..30).contains(&failover.led), "{row:?}");
         assert_eq!(failover.woken, failover.led, "{row:?}");
@@ -200,6 +208,52 @@ mod tests {
         let (options, row) = measure(&["--stores", "1", "--log", "raft-engine"]);
         assert_sane(&row, &options);
         assert!(row.failover.is_none(), "{row:?}");
+    }
+
+    /// Three stores with three regions that never sleep, or do so soon.
+    fn cluster(sleep: bool) -> Cluster {
+        let options = ["stress idle", "--tick", "20ms", "--sleep-after", "3"];
+        let config = Options::parse_args(options).unwrap().config(sleep, 2);
+        let watch = Watch { regions: 3, progress: Progress::silent(), interrupt: Interrupt::new() };
+        let cluster = Cluster::start(config, 3, None, &watch).unwrap();
+        cluster.settle().unwrap();
+        cluster
+    }
+
+    #[test]
+    fn a_write_too_many_is_found() {
+        let cluster = cluster(false);
+        let mut clients = Clients::new(&cluster);
+        clients.one_by_one(&cluster, "write", &[1, 2, 1]).unwrap();
+        clients.verify(&cluster).unwrap();
+        let leader = cluster.led_by()[2].unwrap();
+        let (_, handle) = cluster.handles().nth(leader).unwrap();
+        handle.propose(raftstore::RegionId::new(2), encode(7, 7, 16)).unwrap();
+        let error = clients.verify(&cluster).unwrap_err().to_string();
+        assert!(error.contains("region 2: 1 writes answered, 2 applied"), "{error}");
+        assert_eq!(clients.verify(&cluster).unwrap_err().exit_code(), 1);
+        cluster.shutdown();
+    }
+
+    #[test]
+    fn who_is_awake_is_told_and_what_has_no_leader_is_found() {
+        let mut cluster = cluster(true);
+        cluster.fall_asleep().unwrap();
+        assert!(cluster.awake().is_empty());
+        let (mut clients, mut seen) = (Clients::new(&cluster), BTreeSet::new());
+        let wake = || {
+            // Again and again: it is awake for some ticks only.
+            clients.one_by_one(&cluster, "write", &[3]).unwrap();
+            seen.extend(cluster.awake());
+            seen.len() as u64
+        };
+        cluster.watch.until("wake", 1, wake).unwrap();
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [3]);
+        cluster.check("all led").unwrap();
+        (0..3).for_each(|at| cluster.stop_store(at));
+        cluster.watch.interrupt.request();
+        assert!(matches!(cluster.check("none led"), Err(StressError::Interrupted)));
+        cluster.shutdown();
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
+/// With fewer of those that are due, the CPU of regions that are awake is told with a remark.
+const ENOUGH_HEARTBEATS: f64 = 0.8;
+
 /// What the columns are about, their titles and widths; values are set to the right.
 const COLUMNS: [(&str, &str, usize); 18] = [
     ("", "regions", 8),
@@ -100,6 +103,12 @@ pub fn line(row: &Row) -> String {
         let width = width.max(cell.len() + 1);
         line.push_str(&format!("{cell:>width$}"));
     }
+    if let Some(late) = row.awake.heartbeats_sent.filter(|sent| *sent < ENOUGH_HEARTBEATS) {
+        let percent = 100.0 * late;
+        line.push_str(&format!(
+            "  (awake: too much for this machine, {percent:.0} % of heartbeats)"
+        ));
+    }
     line
 }
 
@@ -129,8 +138,14 @@ pub(super) mod tests {
                 cpu_percent: *regions as f64 / 500.0,
                 allocated_bytes: 5000.0,
                 rss_bytes: 6e3,
+                heartbeats_sent: Some(if *regions > 10_000 { 0.4 } else { 0.98 }),
             },
-            asleep: Quiet { cpu_percent: 0.4, allocated_bytes: 4000.0, rss_bytes: 5e3 },
+            asleep: Quiet {
+                cpu_percent: 0.4,
+                allocated_bytes: 4000.0,
+                rss_bytes: 5e3,
+                heartbeats_sent: Some(0.0),
+            },
             failover: Some(Failover { led: 333, woken: 333, seconds: 1.21, ..Failover::default() }),
             ..Row::default()
         };
@@ -160,6 +175,14 @@ pub(super) mod tests {
         let mut row = report(&[10]).rows.remove(0);
         row.failover = None;
         assert_eq!(line(&row).split_whitespace().filter(|cell| *cell == "-").count(), 4);
+    }
+
+    #[test]
+    fn more_than_the_machine_can_do_is_remarked() {
+        let report = report(&[10_000, 100_000]);
+        assert!(!line(&report.rows[0]).contains("too much"));
+        assert!(line(&report.rows[1])
+            .ends_with("(awake: too much for this machine, 40 % of heartbeats)"));
     }
 
     #[test]

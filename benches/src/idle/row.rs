@@ -59,6 +59,9 @@ pub struct Quiet {
     /// Bytes resident for a region on a store. The allocator keeps for a while what the cluster measured
     /// before has given back, so this may be too much, and never too little.
     pub rss_bytes: f64,
+    /// Heartbeats that were sent, of those that were due; none with one store. Well below 1 when awake: the
+    /// machine is too small for so many regions, ticks are late, and the CPU is what there was.
+    pub heartbeats_sent: Option<f64>,
 }
 
 /// While some regions are written to.
@@ -195,7 +198,7 @@ fn measure_asleep(options: &Options, ctx: &Context, row: &mut Row) -> Result<(),
     unchanged(&cluster, "asleep", changes)?;
     clients.verify(&cluster)?;
     if options.stores >= STORES_TO_LOSE_ONE {
-        row.failover = Some(lose_store(&mut cluster, options)?);
+        row.failover = Some(lose_store(&mut cluster)?);
     } else {
         cluster.stop_store(VICTIM);
     }
@@ -212,15 +215,18 @@ fn quiet(
     options: &Options,
     (phase, before, at_first): (&str, &ProcessSample, &ProcessSample),
 ) -> Result<Quiet, StressError> {
+    let (sent, _) = cluster.heartbeats(Duration::ZERO);
     let since = Since::now();
     cluster.watch.pass(phase, options.duration)?;
     let cpu_percent = since.cpu_percent();
+    let (now_sent, due) = cluster.heartbeats(since.0.elapsed());
     let now = ProcessSample::take();
     let each = |now: u64, before: u64| now.saturating_sub(before) as f64 / cluster.peers() as f64;
     Ok(Quiet {
         cpu_percent,
         allocated_bytes: each(now.allocated_bytes, before.allocated_bytes),
         rss_bytes: each(now.rss_bytes, at_first.rss_bytes),
+        heartbeats_sent: (due > 0.0).then(|| (now_sent - sent) as f64 / due),
     })
 }
 
@@ -255,7 +261,7 @@ fn write_to_few(
 }
 
 /// A store is lost while all sleep.
-fn lose_store(cluster: &mut Cluster, options: &Options) -> Result<Failover, StressError> {
+fn lose_store(cluster: &mut Cluster) -> Result<Failover, StressError> {
     const PHASE: &str = "fail over";
     const WAKES: &str = "raftstore_woken_regions_total";
     let (led_by, terms) = (cluster.led_by(), cluster.terms());
@@ -277,11 +283,10 @@ fn lose_store(cluster: &mut Cluster, options: &Options) -> Result<Failover, Stre
         let problem = format!("region {region} woke, which the lost store did not lead");
         return Err(cluster.watch.failed(PHASE, problem));
     }
-    let timeout = options.tick * cluster.election_ticks();
     Ok(Failover {
         led: led.len() as u64,
         seconds,
-        election_timeouts: seconds / timeout.as_secs_f64(),
+        election_timeouts: seconds / cluster.election_timeout().as_secs_f64(),
         cpu_s,
         stop_cpu_s,
         woken: woken.len() as u64,
