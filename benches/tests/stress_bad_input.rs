@@ -58,7 +58,8 @@ impl Scene {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
-        assert!(stderr.starts_with("stress: "), "{args:?}: {stderr}");
+        let program = if args[0] == "idle" { "stress idle: " } else { "stress: " };
+        assert!(stderr.starts_with(program), "{args:?}: {stderr}");
         for name in names {
             assert!(stderr.contains(name), "{args:?} does not name {name}: {stderr}");
         }
@@ -131,6 +132,23 @@ fn places_that_cannot_be_used_are_refused() {
 }
 
 #[test]
+fn idle_refuses_what_it_cannot_do() {
+    let scene = Scene::new();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--active", "2"], &["--active", "'2'"]),
+        (&["--tick", "1ms"], &["--tick", "1ms"]),
+        (&["--regions", "1,x"], &["--regions", "'x'"]),
+        (&["--nonsense"], &["--nonsense"]),
+        (&["--out", "full"], &["--out", "full", "notes"]),
+        (&["--json", "missing/report.json"], &["--json", "missing/report.json"]),
+        (&["--out", "new", "--json", "full"], &["--json", "full", "directory"]),
+    ];
+    for (args, names) in cases {
+        scene.assert_refused(&[&["idle"], *args].concat(), names);
+    }
+}
+
+#[test]
 fn busy_metrics_port_is_refused_before_anything_is_created() {
     let scene = Scene::new();
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -155,6 +173,11 @@ fn help_and_version_go_to_standard_output() {
         assert_eq!(output.status.code(), Some(0));
         assert!(String::from_utf8(output.stdout).unwrap().contains(word));
         assert!(output.stderr.is_empty());
+        for idle in ["idle", "--idle"] {
+            let output = scene.run(&[idle, arg]);
+            assert_eq!(output.status.code(), Some(0));
+            assert!(String::from_utf8(output.stdout).unwrap().contains(word));
+        }
     }
     assert!(Path::new(env!("CARGO_BIN_EXE_stress")).exists());
 }

@@ -1,18 +1,20 @@
 //! The picture of `stress idle`: region count against CPU and memory, awake and asleep.
 
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use super::report::Report;
 use super::row::Row;
 use crate::stress::chart::{
-    builder, decades, header, legend, log_ticks, mesh, region_axis, series, value_labels, Area,
-    Drawn, ABOVE, BELOW, BLUE, HEADER_HEIGHT, ORANGE, SIZE,
+    builder, decades, header, legend, log_ticks, mesh, nice_above, region_axis, series,
+    value_labels, Area, Drawn, Panel, ABOVE, BELOW, BLUE, HEADER_HEIGHT, ORANGE, SIZE,
 };
 use crate::stress::error::StressError;
-use crate::stress::table::{bytes, figure};
+use crate::stress::table::figure;
 
-/// A logarithmic axis has no zero; what is below this is drawn as this.
-const LEAST: f64 = 0.01;
+/// Less is drawn as this.
+const LEAST_CPU_PERCENT: f64 = 0.01;
+const KIB: f64 = 1024.0;
 
 /// Draws the report as an SVG of 1200 by 700 points.
 ///
@@ -41,52 +43,55 @@ fn draw(text: &mut String, report: &Report, rows: &[&Row]) -> Drawn {
         &report.options.describe(),
     )?;
     let (left, right) = body.split_horizontally(SIZE.0 as i32 / 2);
-    let cpu = Pane {
-        caption: "CPU while nothing happens (logarithmic)",
-        unit: "percent of one core",
-        format: figure,
-    };
-    let awake = ("awake", points(rows, |row| row.awake.cpu_percent));
-    cpu.draw(&left, awake, ("asleep", points(rows, |row| row.asleep.cpu_percent)))?;
-    let memory = Pane {
-        caption: "Memory of a region on a store (logarithmic)",
-        unit: "bytes allocated, log store included",
-        format: bytes,
-    };
-    let awake = ("awake", points(rows, |row| row.awake.allocated_bytes));
-    memory.draw(&right, awake, ("asleep", points(rows, |row| row.asleep.allocated_bytes)))?;
+    draw_cpu(&left, rows)?;
+    draw_memory(&right, rows)?;
     root.present()?;
     Ok(())
 }
 
-type Points = Vec<(f64, f64)>;
-
-fn points(rows: &[&Row], of: fn(&Row) -> f64) -> Points {
-    rows.iter().map(|row| (row.regions as f64, of(row).max(LEAST))).collect()
+fn draw_cpu(area: &Area<'_>, rows: &[&Row]) -> Drawn {
+    // A logarithmic axis has no zero.
+    let awake = points(rows, |row| row.awake.cpu_percent.max(LEAST_CPU_PERCENT));
+    let asleep = points(rows, |row| row.asleep.cpu_percent.max(LEAST_CPU_PERCENT));
+    let axis = decades(awake.iter().chain(&asleep).map(|point| point.1));
+    let ticks = log_ticks(&axis);
+    let mut chart = builder(area, "CPU while nothing happens (logarithmic)")
+        .build_cartesian_2d(region_axis(&counts(rows)), axis.log_scale().with_key_points(ticks))?;
+    mesh(&mut chart, "percent of one core", &|value| figure(*value))?;
+    lines(&mut chart, &awake, &asleep)?;
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
-/// Half of the picture.
-struct Pane {
-    caption: &'static str,
-    unit: &'static str,
-    format: fn(f64) -> String,
+fn draw_memory(area: &Area<'_>, rows: &[&Row]) -> Drawn {
+    let awake = points(rows, |row| row.awake.allocated_bytes / KIB);
+    let asleep = points(rows, |row| row.asleep.allocated_bytes / KIB);
+    let most = awake.iter().chain(&asleep).fold(1.0, |most, point| point.1.max(most));
+    let mut chart = builder(area, "Memory of a region on a store (linear, from zero)")
+        .build_cartesian_2d(
+            region_axis(&counts(rows)),
+            RangedCoordf64::from(0.0..nice_above(most)),
+        )?;
+    mesh(&mut chart, "KiB allocated, log store included", &|value| figure(*value))?;
+    lines(&mut chart, &awake, &asleep)?;
+    legend(&mut chart, SeriesLabelPosition::LowerLeft)
 }
 
-impl Pane {
-    /// Two lines.
-    fn draw(&self, area: &Area<'_>, awake: (&str, Points), asleep: (&str, Points)) -> Drawn {
-        let counts: Vec<f64> = awake.1.iter().map(|point| point.0).collect();
-        let axis = decades(awake.1.iter().chain(&asleep.1).map(|point| point.1));
-        let ticks = log_ticks(&axis);
-        let mut chart = builder(area, self.caption)
-            .build_cartesian_2d(region_axis(&counts), axis.log_scale().with_key_points(ticks))?;
-        mesh(&mut chart, self.unit, &|value| (self.format)(*value))?;
-        series(&mut chart, &awake.1, ORANGE, awake.0)?;
-        series(&mut chart, &asleep.1, BLUE, asleep.0)?;
-        value_labels(&mut chart, &awake.1, ABOVE, self.format)?;
-        value_labels(&mut chart, &asleep.1, BELOW, self.format)?;
-        legend(&mut chart, SeriesLabelPosition::UpperLeft)
-    }
+fn counts(rows: &[&Row]) -> Vec<f64> {
+    rows.iter().map(|row| row.regions as f64).collect()
+}
+
+fn points(rows: &[&Row], of: fn(&Row) -> f64) -> Vec<(f64, f64)> {
+    rows.iter().map(|row| (row.regions as f64, of(row))).collect()
+}
+
+fn lines<Y>(chart: &mut Panel<'_, Y>, awake: &[(f64, f64)], asleep: &[(f64, f64)]) -> Drawn
+where
+    Y: Ranged<ValueType = f64>,
+{
+    series(chart, awake, ORANGE, "awake")?;
+    series(chart, asleep, BLUE, "asleep")?;
+    value_labels(chart, awake, ABOVE, figure)?;
+    value_labels(chart, asleep, BELOW, figure)
 }
 
 #[cfg(test)]
@@ -97,7 +102,7 @@ mod tests {
     #[test]
     fn picture_has_both_lines_in_both_halves() {
         let svg = svg(&report(&[1_000, 100_000, 10_000])).unwrap();
-        for label in ["percent of one core", "bytes allocated", "100,000", "tick 100ms", "200"] {
+        for label in ["percent of one core", "KiB allocated", "100,000", "tick 100ms", "200"] {
             assert!(svg.contains(label), "{label}");
         }
         assert_eq!(svg.matches("\nasleep\n").count(), 2, "{svg}");

@@ -25,6 +25,7 @@ use crate::stress::error::{one_line, StressError, EXIT_BAD_INPUT};
 use crate::stress::interrupt::Interrupt;
 use crate::stress::machine::{Machine, ProcessSample};
 use crate::stress::options::{LogKind, NoRun};
+use crate::stress::paths::check_reports;
 use crate::stress::progress::Progress;
 use crate::stress::report::write_file;
 use cluster::Watch;
@@ -72,6 +73,7 @@ fn run(
     at_first: ProcessSample,
     interrupt: &Interrupt,
 ) -> Result<(), StressError> {
+    check_reports(options.out.as_deref(), options.json.as_deref(), &[JSON_NAME, SVG_NAME])?;
     if let Some(out) = &options.out {
         let bad = |error| StressError::bad_input("--out", out.display(), &format!("{error}"));
         fs::create_dir_all(out).map_err(|error: io::Error| bad(error))?;

@@ -77,7 +77,8 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub samples: u64,
 
-    /// Write idle.json and idle.svg into this directory, which is created where it is missing.
+    /// Write idle.json and idle.svg into this directory: a new or empty one, or one with nothing but the
+    /// reports of an earlier run, which are replaced.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 

@@ -285,7 +285,7 @@ pub(crate) fn log_ticks(range: &Range<f64>) -> Vec<f64> {
 }
 
 /// The end of a linear axis: a round number with some room above `value`.
-fn nice_above(value: f64) -> f64 {
+pub(crate) fn nice_above(value: f64) -> f64 {
     let room = value * 1.12;
     let unit = 10_f64.powf(room.log10().floor());
     let steps = [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];

@@ -24,6 +24,8 @@ pub const SVG_NAME: &str = "stress.svg";
 pub const COMPARE_CSV_NAME: &str = "compare.csv";
 /// See [`CSV_NAME`]; with `--compare`.
 pub const COMPARE_SVG_NAME: &str = "compare.svg";
+const REPORTS: [&str; 5] =
+    [CSV_NAME, JSON_NAME, SVG_NAME, COMPARE_CSV_NAME, COMPARE_SVG_NAME];
 
 /// Looks at every place named on the command line; creates and changes nothing.
 pub fn check(options: &Options) -> Result<(), StressError> {
@@ -38,14 +40,23 @@ pub fn check(options: &Options) -> Result<(), StressError> {
             StressError::BadInput(format!("{error}; set TMPDIR or give --data-dir"))
         })?;
     }
-    if let Some(out) = &options.out {
-        check_directory("--out", out, &report_names(options))?;
-    }
     if let Some(config) = &options.config {
         check_config(config)?;
     }
-    match &options.json {
-        Some(path) if !options.json_to_stdout() => check_json(path, options.out.as_deref()),
+    check_reports(options.out.as_deref(), options.json.as_deref(), &REPORTS)
+}
+
+/// Looks at where reports of these names are to be written, and the one of `--json`; creates and changes nothing.
+pub fn check_reports(
+    out: Option<&Path>,
+    json: Option<&Path>,
+    names: &[&str],
+) -> Result<(), StressError> {
+    if let Some(out) = out {
+        check_directory("--out", out, &report_names(out, json, names))?;
+    }
+    match json {
+        Some(path) if path.as_os_str() != "-" => check_json(path, out),
         _ => Ok(()),
     }
 }
@@ -245,13 +256,10 @@ fn check_json(path: &Path, out: Option<&Path>) -> Result<(), StressError> {
 }
 
 /// What an earlier run with these options may have left in `--out`.
-fn report_names(options: &Options) -> Vec<OsString> {
-    let reports = [CSV_NAME, JSON_NAME, SVG_NAME, COMPARE_CSV_NAME, COMPARE_SVG_NAME];
-    let mut names: Vec<OsString> = reports.map(OsString::from).into();
-    if let (Some(out), Some(json)) = (&options.out, &options.json) {
-        if json.parent().is_some_and(|parent| same(parent, out)) {
-            names.extend(json.file_name().map(OsStr::to_os_string));
-        }
+fn report_names(out: &Path, json: Option<&Path>, names: &[&str]) -> Vec<OsString> {
+    let mut names: Vec<OsString> = names.iter().map(OsString::from).collect();
+    if let Some(json) = json.filter(|json| json.parent().is_some_and(|parent| same(parent, out))) {
+        names.extend(json.file_name().map(OsStr::to_os_string));
     }
     names
 }
