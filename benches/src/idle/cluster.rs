@@ -295,6 +295,26 @@ impl Cluster {
         self.watch.until("settle", self.watch.regions, || self.settled())
     }
 
+    /// The same for no longer than this; says whether they did.
+    ///
+    /// # Errors
+    /// When it is interrupted.
+    pub fn settle_within(&self, most: Duration) -> Result<bool, StressError> {
+        let (start, all) = (Instant::now(), self.watch.regions);
+        let (mut done, mut settled) = (false, 0);
+        self.watch.until("settle", all, || {
+            settled = self.settled();
+            done = settled >= all;
+            // Over, one way or the other.
+            if start.elapsed() > most {
+                all
+            } else {
+                settled
+            }
+        })?;
+        Ok(done)
+    }
+
     fn settled(&self) -> u64 {
         let stores: Vec<Vec<RegionInfo>> = self.handles().map(|(_, it)| it.regions()).collect();
         let Some((first, others)) = stores.split_first() else { return 0 };

@@ -19,9 +19,6 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// With fewer of those that are due, the CPU of regions that are awake is told with a remark.
-const ENOUGH_HEARTBEATS: f64 = 0.8;
-
 /// What the columns are about, their titles and widths; values are set to the right.
 const COLUMNS: [(&str, &str, usize); 18] = [
     ("", "regions", 8),
@@ -88,7 +85,7 @@ pub fn line(row: &Row) -> String {
         bytes(row.asleep.allocated_bytes),
         bytes(row.awake.rss_bytes),
         bytes(row.asleep.rss_bytes),
-        quantiles(&row.write_awake),
+        row.write_awake.as_ref().map_or("-".into(), quantiles),
         quantiles(&row.write_asleep),
         lost(|it| figure(it.seconds)),
         lost(|it| figure(it.election_timeouts)),
@@ -103,10 +100,11 @@ pub fn line(row: &Row) -> String {
         let width = width.max(cell.len() + 1);
         line.push_str(&format!("{cell:>width$}"));
     }
-    if let Some(late) = row.awake.heartbeats_sent.filter(|sent| *sent < ENOUGH_HEARTBEATS) {
-        let percent = 100.0 * late;
+    if let Some(sent) = row.awake.heartbeats_sent.filter(|_| row.awake.is_too_much()) {
         line.push_str(&format!(
-            "  (awake: too much for this machine, {percent:.0} % of heartbeats)"
+            "  (awake: too much for this machine, {:.0} % of heartbeats, {} changes of leaders)",
+            100.0 * sent,
+            row.awake.leader_changes
         ));
     }
     line
@@ -138,6 +136,7 @@ pub(super) mod tests {
                 cpu_percent: *regions as f64 / 500.0,
                 allocated_bytes: 5000.0,
                 rss_bytes: 6e3,
+                leader_changes: 0,
                 heartbeats_sent: Some(if *regions > 10_000 { 0.4 } else { 0.98 }),
             },
             asleep: Quiet {
@@ -145,6 +144,7 @@ pub(super) mod tests {
                 allocated_bytes: 4000.0,
                 rss_bytes: 5e3,
                 heartbeats_sent: Some(0.0),
+                leader_changes: 0,
             },
             failover: Some(Failover { led: 333, woken: 333, seconds: 1.21, ..Failover::default() }),
             ..Row::default()
@@ -174,7 +174,7 @@ pub(super) mod tests {
     fn without_a_store_to_lose_there_are_no_figures_of_it() {
         let mut row = report(&[10]).rows.remove(0);
         row.failover = None;
-        assert_eq!(line(&row).split_whitespace().filter(|cell| *cell == "-").count(), 4);
+        assert_eq!(line(&row).split_whitespace().filter(|cell| *cell == "-").count(), 5);
     }
 
     #[test]
@@ -182,7 +182,7 @@ pub(super) mod tests {
         let report = report(&[10_000, 100_000]);
         assert!(!line(&report.rows[0]).contains("too much"));
         assert!(line(&report.rows[1])
-            .ends_with("(awake: too much for this machine, 40 % of heartbeats)"));
+            .contains("(awake: too much for this machine, 40 % of heartbeats,"));
     }
 
     #[test]

@@ -17,6 +17,11 @@ const STORES_TO_LOSE_ONE: u64 = 3;
 /// The store that is lost, from 0 on.
 const VICTIM: usize = 0;
 
+/// With fewer of those that are due, regions that are awake are too much for the machine.
+const ENOUGH_HEARTBEATS: f64 = 0.8;
+/// Where they are, they may never settle.
+const PATIENCE_AWAKE: Duration = Duration::from_secs(60);
+
 /// What was measured with one region count.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
@@ -31,7 +36,9 @@ pub struct Row {
     /// A few are written to, and all others sleep.
     pub active: Active,
     /// Writes to regions that are awake and idle, each to another one.
-    pub write_awake: Latency,
+    ///
+    /// Not where those that are awake are [too much](Quiet::is_too_much) for the machine.
+    pub write_awake: Option<Latency>,
     /// Writes to regions that sleep, each to another one.
     pub write_asleep: Latency,
     /// A store is lost while all sleep; not with fewer than three stores.
@@ -62,6 +69,15 @@ pub struct Quiet {
     /// Heartbeats that were sent, of those that were due; none with one store. Well below 1 when awake: the
     /// machine is too small for so many regions, ticks are late, and the CPU is what there was.
     pub heartbeats_sent: Option<f64>,
+    /// Changes of leaders. More than none is an error, unless it is all too much for the machine.
+    pub leader_changes: u64,
+}
+
+impl Quiet {
+    /// Whether ticks are so late that the CPU says nothing of the regions but that there was no more.
+    pub fn is_too_much(&self) -> bool {
+        self.heartbeats_sent.is_some_and(|sent| sent < ENOUGH_HEARTBEATS)
+    }
 }
 
 /// While some regions are written to.
@@ -162,16 +178,26 @@ fn start(options: &Options, ctx: &Context, sleep: bool) -> Result<Cluster, Stres
 }
 
 fn measure_awake(options: &Options, ctx: &Context, row: &mut Row) -> Result<(), StressError> {
+    const PHASE: &str = "idle, awake";
     let (before, since) = (ProcessSample::take(), Since::now());
     let cluster = start(options, ctx, false)?;
     row.cold = Cold { seconds: since.seconds(), cpu_s: since.cpu_s() };
-    cluster.settle()?;
+    let settled = cluster.settle_within(PATIENCE_AWAKE)?;
     let changes = cluster.leader_changes();
-    row.awake = quiet(&cluster, options, ("idle, awake", &before, &ctx.at_first))?;
-    unchanged(&cluster, "idle, awake", changes)?;
+    row.awake = quiet(&cluster, options, (PHASE, &before, &ctx.at_first))?;
+    row.awake.leader_changes = cluster.leader_changes() - changes;
+    if row.awake.is_too_much() {
+        // What came now would be the machine's, and so are elections.
+        cluster.shutdown();
+        return Ok(());
+    }
+    if !settled {
+        return Err(ctx.watch.failed(PHASE, "not all stores know of all leaders"));
+    }
+    unchanged(&cluster, PHASE, changes)?;
     let mut clients = Clients::new(&cluster);
     let chosen = spread(options.samples, row.regions, options.stores);
-    row.write_awake = clients.one_by_one(&cluster, "write, awake", &chosen)?;
+    row.write_awake = Some(clients.one_by_one(&cluster, "write, awake", &chosen)?);
     clients.verify(&cluster)?;
     unchanged(&cluster, "write, awake", changes)?;
     cluster.check("awake")?;
@@ -226,6 +252,7 @@ fn quiet(
         cpu_percent,
         allocated_bytes: each(now.allocated_bytes, before.allocated_bytes),
         rss_bytes: each(now.rss_bytes, at_first.rss_bytes),
+        leader_changes: 0,
         heartbeats_sent: (due > 0.0).then(|| (now_sent - sent) as f64 / due),
     })
 }
