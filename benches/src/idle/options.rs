@@ -67,8 +67,8 @@ pub struct Options {
     #[arg(long, value_name = "FRACTION", default_value = "0.01", value_parser = parse_fraction)]
     pub active: f64,
 
-    /// Writes a second to each of these regions (above 0, up to 1000). With fewer than one in the time
-    /// after which a region falls asleep, they sleep in between.
+    /// Writes a second to each of these regions (above 0, up to 1000). A region counts the ticks at which
+    /// it finds nothing to do, so with few writes these fall asleep in between, too.
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_rate)]
     pub rate: f64,
 

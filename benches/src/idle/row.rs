@@ -85,7 +85,7 @@ impl Quiet {
 pub struct Active {
     /// So many regions.
     pub regions: u64,
-    /// Of them awake at the end.
+    /// Of them awake at the end: the others fell asleep between two writes.
     pub awake: u64,
     /// CPU, in percent of one core; the client's included.
     pub cpu_percent: f64,
