@@ -6,8 +6,8 @@ use plotters::prelude::*;
 use super::report::Report;
 use super::row::Row;
 use crate::stress::chart::{
-    builder, decades, header, legend, log_ticks, mesh, nice_above, region_axis, series,
-    value_labels, Area, Drawn, Panel, ABOVE, BELOW, BLUE, HEADER_HEIGHT, ORANGE, SIZE,
+    decades, header, legend, log_ticks, mesh, nice_above, panel, region_axis, series, value_labels,
+    Area, Drawn, Panel, ABOVE, BELOW, BLUE, HEADER_HEIGHT, ORANGE, SIZE,
 };
 use crate::stress::error::StressError;
 use crate::stress::table::figure;
@@ -55,7 +55,7 @@ fn draw_cpu(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     let asleep = points(rows, |row| row.asleep.cpu_percent.max(LEAST_CPU_PERCENT));
     let axis = decades(awake.iter().chain(&asleep).map(|point| point.1));
     let ticks = log_ticks(&axis);
-    let mut chart = builder(area, "CPU while nothing happens (logarithmic)")
+    let mut chart = panel(area, "CPU while nothing happens (logarithmic)")
         .build_cartesian_2d(region_axis(&counts(rows)), axis.log_scale().with_key_points(ticks))?;
     mesh(&mut chart, "percent of one core", &|value| figure(*value))?;
     lines(&mut chart, &awake, &asleep)?;
@@ -66,7 +66,7 @@ fn draw_memory(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     let awake = points(rows, |row| row.awake.allocated_bytes / KIB);
     let asleep = points(rows, |row| row.asleep.allocated_bytes / KIB);
     let most = awake.iter().chain(&asleep).fold(1.0, |most, point| point.1.max(most));
-    let mut chart = builder(area, "Memory of a region on a store (linear, from zero)")
+    let mut chart = panel(area, "Memory of a region on a store (linear, from zero)")
         .build_cartesian_2d(
             region_axis(&counts(rows)),
             RangedCoordf64::from(0.0..nice_above(most)),

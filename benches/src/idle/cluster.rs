@@ -13,11 +13,11 @@ use raftstore::{
     RegionInfo, Role, Store, StoreConfig, StoreHandle, StoreId,
 };
 
-use crate::stress::cluster::failed;
 use crate::stress::error::StressError;
 use crate::stress::interrupt::Interrupt;
 use crate::stress::ledger::{Ledger, Tally};
 use crate::stress::progress::Progress;
+use crate::stress::subject::failed;
 use crate::stress::table::grouped;
 
 /// How long anything may take before the run is given up.

@@ -14,12 +14,12 @@ use super::table::grouped;
 
 pub(crate) const SIZE: (u32, u32) = (1200, 700);
 pub(crate) const HEADER_HEIGHT: i32 = 96;
-pub(crate) const FONT: &str = "sans-serif";
-pub(crate) const TITLE_SIZE: i32 = 26;
-pub(crate) const LABEL_SIZE: i32 = 16;
+const FONT: &str = "sans-serif";
+const TITLE_SIZE: i32 = 26;
+const LABEL_SIZE: i32 = 16;
 pub(crate) const BLUE: RGBColor = RGBColor(31, 119, 180);
 pub(crate) const ORANGE: RGBColor = RGBColor(214, 96, 19);
-pub(crate) const INK: RGBColor = RGBColor(40, 40, 40);
+const INK: RGBColor = RGBColor(40, 40, 40);
 /// Labels of the region axis closer together than this share of it would run into each other.
 const MIN_TICK_GAP: f64 = 0.09;
 /// A logarithmic axis has no zero; a latency below this is drawn as this.
@@ -62,7 +62,7 @@ fn draw(text: &mut String, report: &Report, rows: &[&Row]) -> Drawn {
     Ok(())
 }
 
-fn draw_header(area: &Area<'_>, report: &Report) -> Drawn {
+pub(crate) fn draw_header(area: &Area<'_>, report: &Report, caption: &str) -> Drawn {
     let options = &report.options;
     let asked = format!(
         "{}; pollers each: {}, clients: {}",
@@ -70,8 +70,7 @@ fn draw_header(area: &Area<'_>, report: &Report) -> Drawn {
         options.pollers_per_store,
         options.clients
     );
-    let machine = report.machine.describe();
-    header(area, "Regions against throughput and latency", &machine, &asked)
+    header(area, caption, &report.machine.describe(), &asked)
 }
 
 /// A title, and two lines in small.
@@ -90,7 +89,7 @@ fn draw_throughput(area: &Area<'_>, rows: &[&Row]) -> Drawn {
         .map(|row| row.writes_per_s.max(row.repeats.max_writes_per_s))
         .fold(1.0, f64::max);
     let axis = 0.0..nice_above(fastest);
-    let mut chart = builder(area, "Throughput (linear, from zero)")
+    let mut chart = panel(area, "Throughput (linear, from zero)")
         .build_cartesian_2d(region_axis(&counts(rows)), RangedCoordf64::from(axis))?;
     mesh(&mut chart, "writes per second", &|value| short(*value))?;
     let points: Vec<_> = rows.iter().map(|row| (row.regions as f64, row.writes_per_s)).collect();
@@ -120,7 +119,7 @@ fn draw_latency(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     let all = p50.iter().chain(&p99).map(|point| point.1);
     let axis = decades(all);
     let ticks = log_ticks(&axis);
-    let mut chart = builder(area, "Latency, propose to answer (logarithmic)")
+    let mut chart = panel(area, "Latency, propose to answer (logarithmic)")
         .build_cartesian_2d(region_axis(&counts(rows)), axis.log_scale().with_key_points(ticks))?;
     mesh(&mut chart, "milliseconds", &|value| milliseconds(*value))?;
     series(&mut chart, &p99, ORANGE, "p99, ms")?;
@@ -130,7 +129,7 @@ fn draw_latency(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
-pub(crate) fn builder<'a, 'b>(
+pub(crate) fn panel<'a, 'b>(
     area: &'a Area<'b>,
     caption: &str,
 ) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
@@ -246,7 +245,7 @@ fn counts(rows: &[&Row]) -> Vec<f64> {
     rows.iter().map(|row| row.regions as f64).collect()
 }
 
-/// Logarithmic, a little wider than what was measured, with labels at the measured counts.
+/// Logarithmic, a little wider than what was measured, with labels at the measured counts, which are sorted.
 pub(crate) fn region_axis(counts: &[f64]) -> RegionAxis {
     let (first, last) = (counts[0], counts[counts.len() - 1]);
     // A tenth of the axis at either side, and something to see around a single row.

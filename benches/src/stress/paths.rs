@@ -24,8 +24,7 @@ pub const SVG_NAME: &str = "stress.svg";
 pub const COMPARE_CSV_NAME: &str = "compare.csv";
 /// See [`CSV_NAME`]; with `--compare`.
 pub const COMPARE_SVG_NAME: &str = "compare.svg";
-const REPORTS: [&str; 5] =
-    [CSV_NAME, JSON_NAME, SVG_NAME, COMPARE_CSV_NAME, COMPARE_SVG_NAME];
+const REPORTS: [&str; 5] = [CSV_NAME, JSON_NAME, SVG_NAME, COMPARE_CSV_NAME, COMPARE_SVG_NAME];
 
 /// Looks at every place named on the command line; creates and changes nothing.
 pub fn check(options: &Options) -> Result<(), StressError> {
