@@ -131,6 +131,9 @@ pub struct RaftSettings {
     /// A region that has slept for so many ticks gives back its memory but for a few hundred bytes, until
     /// somebody wants something of it. 0: never.
     pub cold_after_ticks: u32,
+    /// Each region that sleeps, cold or not, wakes once in so many ticks to see whether its peer still belongs to
+    /// it: what it was not told because messages were lost it would not learn otherwise. 0: never.
+    pub look_around_ticks: u64,
     /// Entries that are kept for a follower that lacks them; beyond, it needs a snapshot.
     pub spare_entries: u64,
     /// The same in bytes.
@@ -193,6 +196,7 @@ impl Default for RaftSettings {
             compact_after_ticks: region.compact_after_ticks,
             sleep_after_ticks: 20,
             cold_after_ticks: 100,
+            look_around_ticks: 7_200,
             spare_entries: region.spare_entries,
             spare_size: ByteSize(region.spare_bytes),
             seed: region.seed,
@@ -264,6 +268,7 @@ impl StoreConfig {
             ("mailbox_capacity", self.mailbox_capacity, 16, 1 << 20),
             ("max_snapshots", self.max_snapshots, 1, 1024),
             ("placement.batch", self.placement.batch, 1, 65_536),
+            ("raft.look_around_ticks", self.raft.look_around_ticks as usize, 0, 1_000_000_000),
             ("raft.cold_after_ticks", self.raft.cold_after_ticks as usize, 0, 1_000_000),
             ("log.recovery_threads", self.log.recovery_threads, 1, 64),
         ];

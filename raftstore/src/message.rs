@@ -36,6 +36,8 @@ pub(crate) enum RegionMessage {
     CompactSoon,
     /// The region sleeps, and the store is lost that led it, or was started anew.
     StoreLost(StoreId),
+    /// The region has slept for long, and looks whether all is as it was.
+    LookAround,
     /// From a timer: the region has slept for long, if it still sleeps since that tick.
     Cool(u64),
     /// From a timer.

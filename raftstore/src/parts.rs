@@ -78,7 +78,7 @@ impl Parts {
         let health = Arc::new(Health::default());
         // The keys that the standard library draws for it are others each time.
         let incarnation = RandomState::new().hash_one(store_id);
-        let patience = Patience::new(config.raft.election_ticks);
+        let patience = Patience::new(config.raft.election_ticks, config.raft.look_around_ticks);
         let creator = Creator {
             store_id,
             region_config: Arc::new(RegionConfig { incarnation, ..config.region_config() }),

@@ -126,6 +126,12 @@ impl StoreFsm {
         for store in turn.lost {
             tracing::warn!(%store, "the store does not answer: waking what it led");
         }
+        for region in turn.look_around {
+            let offset = self.creator.offset_in_tick(region);
+            if !outbox.send_after(region.get(), offset, RegionMessage::LookAround) {
+                let _ = self.creator.reach(&outbox.router(), region, RegionMessage::LookAround);
+            }
+        }
         for (region, store) in turn.wake {
             let offset = self.creator.offset_in_tick(region);
             let lost = || RegionMessage::StoreLost(store);

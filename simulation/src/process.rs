@@ -383,6 +383,8 @@ fn store_config(plan: &ClusterPlan, seed: u64) -> StoreConfig {
     config.raft.compact_after_entries = plan.compact_after_entries;
     config.raft.sleep_after_ticks = plan.sleep_after_ticks;
     config.raft.cold_after_ticks = plan.cold_after_ticks;
+    // Before the end everybody has to know where he belongs.
+    config.raft.look_around_ticks = 60;
     config.raft.spare_entries = plan.compact_after_entries;
     config.raft.max_proposal_size = ByteSize(MAX_PROPOSAL_BYTES);
     config.raft.max_append_size = ByteSize::kib(128);

@@ -14,6 +14,9 @@
 //! heard, or the other way round, is lost to the one that asks. Questions are counted and not timed, so a store
 //! that has been stopped itself for a while does not take everybody else for lost when it goes on.
 //!
+//! A region that was removed from its store while messages were lost does not hear of it in its sleep. So each one
+//! wakes now and then, and its leader with it, or nobody: then it asks the others.
+//!
 //! A little time passes between the decision and the first region woken: by then the other stores have come to
 //! the same conclusion, and those asked for their votes know it.
 //!
@@ -26,7 +29,7 @@ pub use ping::StorePing;
 
 use parking_lot::Mutex;
 use region::{RegionId, StoreId};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,14 +46,16 @@ pub(crate) struct Patience {
     pub(crate) questions: u64,
     /// Ticks over which the regions of a lost store are woken.
     pub(crate) spread: u64,
+    /// Ticks in which each sleeping region looks around once; 0 for never.
+    pub(crate) look_around: u64,
 }
 
 impl Patience {
     /// All is over within an election timeout and a half: a follower that ticks waits for up to two.
-    pub(crate) fn new(election_ticks: usize) -> Self {
+    pub(crate) fn new(election_ticks: usize, look_around: u64) -> Self {
         let election = election_ticks as u64;
         let questions = election.saturating_sub(CONSULT_TICKS + 1).max(2);
-        Self { questions, spread: (election / 2).max(1) }
+        Self { questions, spread: (election / 2).max(1), look_around }
     }
 }
 
@@ -88,7 +93,9 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Watched {
     /// Regions that sleep here and are led there.
-    followers: FxHashSet<RegionId>,
+    followers: BTreeSet<RegionId>,
+    /// Of them, the last that has looked around, and what is left over of fractions of regions.
+    looked: (RegionId, u64),
     /// How many regions that sleep are led here and have a peer there.
     led: usize,
     /// The last question answered.
@@ -111,6 +118,8 @@ pub(crate) struct Turn {
     pub(crate) ask: (u64, Vec<StoreId>),
     /// Regions to be woken, and the store that has led them.
     pub(crate) wake: Vec<(RegionId, StoreId)>,
+    /// Regions that look around.
+    pub(crate) look_around: Vec<RegionId>,
     /// Stores found lost.
     pub(crate) lost: Vec<StoreId>,
 }
@@ -222,11 +231,15 @@ impl Liveness {
                 watched.doubt_all(number, patience);
                 turn.lost.push(*store);
             }
+            if !watched.lost {
+                watched.take_looks(patience.look_around, |region| turn.look_around.push(region));
+            }
             watched.take_wakes(number, |region| turn.wake.push((region, *store)));
         }
         inner.wakes += turn.wake.len() as u64;
         turn.ask.1.sort_unstable();
         turn.lost.sort_unstable();
+        turn.look_around.sort_unstable();
         turn.wake.sort_unstable();
         turn
     }
@@ -266,10 +279,27 @@ impl Inner {
 
 impl Watched {
     fn doubt_all(&mut self, number: u64, patience: Patience) {
-        self.doubted = self.followers.iter().copied().collect();
+        self.doubted.clone_from(&self.followers);
         let share = self.doubted.len().div_ceil(patience.spread as usize);
         self.wake = (number + CONSULT_TICKS, share.max(MIN_WAKES));
         self.woken = RegionId::default();
+    }
+
+    /// All take their turns within so many ticks.
+    fn take_looks(&mut self, ticks: u64, mut give: impl FnMut(RegionId)) {
+        if ticks == 0 || self.followers.is_empty() {
+            return;
+        }
+        let (last, left_over) = self.looked;
+        let due = left_over + self.followers.len() as u64;
+        let behind = RegionId::new(last.get().saturating_add(1));
+        let next = self.followers.range(behind..).chain(self.followers.iter());
+        let count = (due / ticks).min(self.followers.len() as u64);
+        self.looked.1 = due % ticks;
+        for region in next.take(count as usize) {
+            give(*region);
+            self.looked.0 = *region;
+        }
     }
 
     /// Regions stay doubted until they have another leader, and are told so again when all others had their turn:
@@ -295,7 +325,7 @@ mod tests {
     use super::*;
 
     const TWO: StoreId = StoreId::new(2);
-    const PATIENCE: Patience = Patience { questions: 3, spread: 4 };
+    const PATIENCE: Patience = Patience { questions: 3, spread: 4, look_around: 0 };
 
     fn liveness(regions: u64) -> Liveness {
         let liveness = Liveness::new(PATIENCE, 1);
@@ -387,6 +417,21 @@ mod tests {
         assert_eq!(liveness.hear(TWO, number, 10), Heard::Restarted(1));
         assert!(!liveness.watch_leader(RegionId::new(2), TWO, 9), "its heartbeat came late");
         assert!(liveness.watch_leader(RegionId::new(3), TWO, 10));
+    }
+
+    #[test]
+    fn each_looks_around_once_in_its_time() {
+        let liveness = Liveness::new(Patience { look_around: 10, questions: 1_000, spread: 4 }, 1);
+        (1..=25).for_each(|id| assert!(liveness.watch_leader(RegionId::new(id), TWO, 9)));
+        let mut seen = Vec::new();
+        for _ in 0..10 {
+            let turn = liveness.tick().look_around;
+            assert!((2..=3).contains(&turn.len()), "{turn:?}");
+            seen.extend(turn);
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 25);
     }
 
     #[test]

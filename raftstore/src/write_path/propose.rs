@@ -98,7 +98,8 @@ impl ProposeStation {
                 RegionMessage::Tick => self.tick(fsm, effects, outbox),
                 // Where it is not possible now, the election timeout will see to it.
                 RegionMessage::Campaign => drop(region.campaign()),
-                RegionMessage::Continue => {}
+                // It has woken for it.
+                RegionMessage::LookAround | RegionMessage::Continue => {}
                 RegionMessage::Status(answer) => answer(region.status()),
             }
         }
