@@ -6,7 +6,7 @@
 //! before the leader has stored its own entries. Settings of raft-rs are those of our stores.
 //!
 //! Caveat: there are no snapshots. A leader keeps what a follower lacks, and a follower the last
-//! [`KEPT_ENTRIES`]; one that lacks more of a new leader's log would stay behind, and the row would fail.
+//! `KEPT_ENTRIES`; one that lacks more of a new leader's log would stay behind, and the row would fail.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -236,6 +236,15 @@ impl Cluster {
         self.figure("raftstore_regions_asleep", None)
     }
 
+    /// Waits until all regions have slept for so long that they have given back their memory.
+    ///
+    /// # Errors
+    /// When that takes too long, or is interrupted.
+    pub fn become_cold(&self) -> Result<(), StressError> {
+        let cold = || self.figure("raftstore_regions_cold", None);
+        self.watch.until("become cold", self.peers(), cold)
+    }
+
     /// How long an election timeout is.
     pub fn election_timeout(&self) -> Duration {
         self.config.raft.tick_interval * self.config.raft.election_ticks as u32

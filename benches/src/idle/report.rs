@@ -20,7 +20,7 @@ pub struct Report {
 }
 
 /// What the columns are about, their titles and widths; values are set to the right.
-const COLUMNS: [(&str, &str, usize); 18] = [
+const COLUMNS: [(&str, &str, usize); 20] = [
     ("", "regions", 8),
     ("from cold", "s", 8),
     ("", "CPU s", 8),
@@ -29,10 +29,12 @@ const COLUMNS: [(&str, &str, usize); 18] = [
     ("", "active", 8),
     ("mem/region/store", "awake", 10),
     ("", "asleep", 10),
+    ("", "cold", 10),
     ("RSS/region/store", "awake", 10),
     ("", "asleep", 10),
     ("write ms p50/p99", "awake", 13),
     ("", "asleep", 13),
+    ("", "cold", 13),
     ("store lost", "s", 8),
     ("", "timeouts", 9),
     ("", "CPU s", 7),
@@ -83,10 +85,12 @@ pub fn line(row: &Row) -> String {
         figure(row.active.cpu_percent),
         bytes(row.awake.allocated_bytes),
         bytes(row.asleep.allocated_bytes),
+        bytes(row.slept_long.allocated_bytes),
         bytes(row.awake.rss_bytes),
         bytes(row.asleep.rss_bytes),
         row.write_awake.as_ref().map_or("-".into(), quantiles),
         quantiles(&row.write_asleep),
+        quantiles(&row.write_cold),
         lost(|it| figure(it.seconds)),
         lost(|it| figure(it.election_timeouts)),
         lost(|it| figure(it.cpu_s)),

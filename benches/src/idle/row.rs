@@ -33,6 +33,8 @@ pub struct Row {
     pub awake: Quiet,
     /// Nothing happens, and all sleep.
     pub asleep: Quiet,
+    /// Nothing happens, and all have slept for long.
+    pub slept_long: Quiet,
     /// A few are written to, and all others sleep.
     pub active: Active,
     /// Writes to regions that are awake and idle, each to another one.
@@ -41,6 +43,8 @@ pub struct Row {
     pub write_awake: Option<Latency>,
     /// Writes to regions that sleep, each to another one.
     pub write_asleep: Latency,
+    /// Writes to regions that have slept for long, each to another one.
+    pub write_cold: Latency,
     /// A store is lost while all sleep; not with fewer than three stores.
     pub failover: Option<Failover>,
     /// It is started anew.
@@ -218,6 +222,9 @@ fn measure_asleep(options: &Options, ctx: &Context, row: &mut Row) -> Result<(),
     let mut clients = Clients::new(&cluster);
     let chosen = spread(options.samples, row.regions, options.stores);
     row.write_asleep = clients.one_by_one(&cluster, "write, asleep", &chosen)?;
+    cluster.become_cold()?;
+    row.slept_long = quiet(&cluster, options, ("idle, cold", &before, &ctx.at_first))?;
+    row.write_cold = clients.one_by_one(&cluster, "write, cold", &chosen)?;
     cluster.fall_asleep()?;
     row.active = write_to_few(&cluster, options, &mut clients)?;
     cluster.fall_asleep()?;
