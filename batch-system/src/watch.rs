@@ -12,7 +12,7 @@ use crate::timer::{time_of_tick, TIMER_GRANULARITY};
 use std::time::Duration;
 
 /// So many looks in a row at a pool asleep, and the watch sleeps.
-const QUIET_LOOKS: u32 = 8;
+const QUIET_LOOKS: u32 = 100;
 
 /// The longest sleep; its end does nothing but look.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);

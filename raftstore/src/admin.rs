@@ -110,13 +110,25 @@ impl StoreHandle {
         let start = Instant::now();
         loop {
             let (sender, answers) = crossbeam::channel::unbounded::<()>();
+            let for_others = sender.clone();
             self.inner.router.broadcast(move |_| {
-                let sender = sender.clone();
+                let sender = for_others.clone();
                 let callback = Callback::new(move |_| {
                     let _ = sender.send(());
                 });
                 RegionMessage::TransferLeader(None, callback)
             });
+            for region in self.inner.cold.led() {
+                let sender = sender.clone();
+                self.ask(
+                    region,
+                    AdminRequest::transfer_leader(None),
+                    Callback::new(move |_| {
+                        let _ = sender.send(());
+                    }),
+                );
+            }
+            drop(sender);
             // Every region answers, and then nobody holds a sender any more.
             while let Some(left) = patience.checked_sub(start.elapsed()) {
                 if answers.recv_timeout(left).is_err() {

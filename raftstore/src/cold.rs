@@ -102,6 +102,18 @@ impl ColdRegions {
         all
     }
 
+    /// The cold regions that this store leads.
+    pub(crate) fn led(&self) -> Vec<RegionId> {
+        let mut led = Vec::new();
+        for shard in &self.shards {
+            led.extend(shard.lock().values().filter_map(|note| match note {
+                Note::Cold(cold) if cold.region.is_leader() => Some(cold.region.id()),
+                _ => None,
+            }));
+        }
+        led
+    }
+
     /// A region was about to be cold and has ended otherwise: what has come for it since.
     pub(crate) fn abandon(&self, region: RegionId) -> Vec<RegionMessage> {
         let mut shard = self.shard(region);
@@ -153,7 +165,9 @@ impl Creator {
                 }
             }
         }
-        fsm.cooling = false;
+        (fsm.cooling, fsm.ticking) = (false, false);
+        // What is under way to the mailbox that is gone will not come; it gets a tick of its own.
+        messages.retain(|message| !matches!(message, RegionMessage::Tick));
         let since = fsm.rest.as_ref().map(Rest::since);
         let registered = router.register(id.get(), fsm, Priority::Normal);
         self.cold.is_warm();

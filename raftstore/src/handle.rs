@@ -70,6 +70,7 @@ pub struct StoreHandle {
 
 pub(crate) struct HandleInner {
     pub(crate) store_id: StoreId,
+    pub(crate) cluster_id: u64,
     pub(crate) router: RegionRouter,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) health: Arc<Health>,
@@ -245,6 +246,13 @@ impl StoreHandle {
     pub fn deliver(&self, messages: &mut Vec<Box<Envelope>>) {
         let mut outbox = self.inner.router.outbox();
         for envelope in messages.drain(..) {
+            // Before it wakes anybody: what is not for this store at all.
+            let ours = envelope.cluster_id == self.inner.cluster_id
+                && envelope.to.store == self.inner.store_id;
+            if !ours {
+                self.inner.metrics.count_dropped("wrong_recipient", 1);
+                continue;
+            }
             if envelope.message.get_msg_type() == MessageType::MsgSnapshot {
                 self.inner.metrics.count_dropped("snapshot_without_contents", 1);
                 continue;
@@ -281,7 +289,7 @@ impl StoreHandle {
     /// Takes what another store asks or answers about who lives: for implementers of a
     /// [`Transport`](crate::Transport)'s receiving side. Says whether it was taken.
     pub fn deliver_ping(&self, ping: StorePing) -> bool {
-        let taken = self.inner.router.send_control(StoreMessage::Ping(ping)).is_ok();
+        let taken = self.inner.router.force_send_control(StoreMessage::Ping(ping)).is_ok();
         if !taken {
             self.inner.metrics.count_dropped("mailbox_full", 1);
         }

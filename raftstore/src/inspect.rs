@@ -248,8 +248,11 @@ impl StoreHandle {
     pub fn region(&self, region: RegionId) -> Option<RegionInfo> {
         let found = self.inner.directory.find(region);
         let info = found.map(|published| RegionInfo::read(region, &published)).or_else(|| {
-            let (status, writes) = self.inner.cold.status(region)?;
-            Some(RegionInfo::cold(status, writes))
+            let cold = self.inner.cold.status(region);
+            let cold = cold.map(|(status, writes)| RegionInfo::cold(status, writes));
+            // It may have become warm between the two looks.
+            let warm = || self.inner.directory.find(region);
+            cold.or_else(|| warm().map(|published| RegionInfo::read(region, &published)))
         });
         let reason = self.inner.set_aside.lock().get(&region).cloned();
         let Some(reason) = reason else { return info };

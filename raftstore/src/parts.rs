@@ -261,6 +261,7 @@ impl Parts {
     pub(crate) fn handle(&self, router: &RegionRouter) -> StoreHandle {
         let inner = HandleInner {
             store_id: self.store_id,
+            cluster_id: self.config.cluster_id,
             router: router.clone(),
             clock: self.seams.clock.clone(),
             health: self.health.clone(),

@@ -10,8 +10,8 @@
 //! So it goes on to lead that term, without an election. raft-rs knows one way to begin leading: with an empty
 //! entry. What it had known of its followers is found out again by that entry.
 //!
-//! Invariant: a cold region has no write under way; its hard state, with the commit index at the last entry, was
-//! handed to the log before it became cold.
+//! Invariant: a cold region has no write under way. Its term and its vote are durable; its commit index on disk may
+//! be older, as that of any region.
 
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub struct ColdRegion {
     leader: PeerId,
     term: Term,
     vote: u64,
+    /// As the log store was told last.
+    written_commit: u64,
     truncated: TruncatedState,
     /// Persisted, committed and applied.
     last: Index,
@@ -45,6 +47,8 @@ pub struct ColdRegion {
     /// Questions for reads and generations go on counting: answers to earlier ones may still be on their way.
     questions: u64,
     generation: u64,
+    /// For the rest of the term: a request to take over may still be on its way.
+    lease_given_up: bool,
 }
 
 impl Region {
@@ -58,18 +62,21 @@ impl Region {
         }
         let (questions, generation) = self.reading.counters();
         let terms = self.raw.store().terms().clone();
+        let lease_given_up = self.has_given_up_lease();
         let last = self.last_index();
         Ok(ColdRegion {
             peer_id: self.peer.id,
             leader: PeerId::new(self.raw.raft.leader_id),
             term: self.term(),
             vote: self.raw.raft.vote,
+            written_commit: self.writes.written().commit,
             truncated: self.truncated(),
             terms: (terms.truncated_index() < last.get()).then(|| Box::new(terms)),
             last,
             life: self.relies_on_life().unwrap_or_default(),
             questions,
             generation,
+            lease_given_up,
             description: self.description,
         })
     }
@@ -77,11 +84,6 @@ impl Region {
     /// The [`incarnation`](RegionConfig::incarnation) that it was given.
     pub fn incarnation(&self) -> u64 {
         self.config.incarnation
-    }
-
-    /// Its hard state as it is to be on disk before it is [frozen](Self::freeze).
-    pub fn hard_state(&self) -> HardState {
-        self.raw.raft.hard_state()
     }
 }
 
@@ -160,7 +162,7 @@ impl ColdRegion {
         };
         let sound = SoundState {
             me: *me,
-            written: hard_state.clone(),
+            written: HardState { commit: self.written_commit, ..hard_state.clone() },
             current: hard_state,
             terms: self.terms.map_or_else(|| TermRuns::new(self.truncated), |terms| *terms),
             applied: self.last,
@@ -182,6 +184,9 @@ impl ColdRegion {
                 raft.become_follower(self.term.get(), self.leader.get());
                 region.sleep_under(self.life);
             }
+        }
+        if self.lease_given_up {
+            region.give_up_lease();
         }
         region.settle();
         region.note_role();

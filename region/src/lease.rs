@@ -111,6 +111,11 @@ impl Lease {
         self.known.set(None);
     }
 
+    /// Whether it is given up for a term.
+    pub(crate) fn is_given_up(&self, term: Term) -> bool {
+        self.term == term && self.given_up
+    }
+
     /// Somebody may be asked to take over.
     pub(crate) fn give_up(&mut self) {
         self.given_up = true;

@@ -87,6 +87,11 @@ impl Writes {
         Self { seen: 0, issued: 0, persisted: 0, term_write: 0, hard_state, stalled_ticks: 0 }
     }
 
+    /// The hard state that was handed out to be written last.
+    pub(crate) fn written(&self) -> &HardState {
+        &self.hard_state
+    }
+
     /// Whether a write is under way.
     pub(crate) fn outstanding(&self) -> bool {
         self.persisted < self.issued

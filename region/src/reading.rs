@@ -360,6 +360,11 @@ impl Region {
         }
     }
 
+    /// Whether leadership may be taken over in this term.
+    pub(crate) fn has_given_up_lease(&self) -> bool {
+        self.reading.lease.as_ref().is_some_and(|lease| lease.is_given_up(self.term()))
+    }
+
     /// Leadership may be taken over from now on.
     pub(crate) fn give_up_lease(&mut self) {
         if let Some(lease) = self.lease() {
