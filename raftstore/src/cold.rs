@@ -251,6 +251,7 @@ impl Creator {
                 return self.set_aside(region, reason);
             }
         };
+        let since = rest.since();
         let gate = self.gates.open(region, peer);
         let mut fsm = Box::new(RegionFsm::new(thawed, gate.clone(), None));
         fsm.role = Some(if leads { Role::Leader } else { Role::Follower });
@@ -259,6 +260,9 @@ impl Creator {
         if router.register(region.get(), fsm, Priority::Normal).is_err() {
             // The pool shuts down.
             self.gates.close(&gate);
+        } else if let Some(cold_after) = self.cold_after {
+            // What it comes for may not wake it.
+            router.outbox().send_after(region.get(), cold_after, RegionMessage::Cool(since));
         }
     }
 }
