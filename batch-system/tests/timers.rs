@@ -4,7 +4,7 @@
 mod common;
 
 use batch_system::{Limits, TIMER_GRANULARITY};
-use common::{driver, eventually, for_seeds, pool, register, Msg, Record};
+use common::{driver, eventually, for_seeds, pool, register, ControlMsg, Event, Msg, Record};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,31 @@ fn message_comes_at_its_time_and_not_before() {
     driver.advance_time(MS);
     driver.run_until_idle(10);
     assert_eq!(record.handled(), 1);
+}
+
+#[test]
+fn the_control_fsm_gets_its_timers_too_when_there_is_room() {
+    let record = Record::events();
+    let limits = Limits { mailbox_capacity: 1, forced_capacity: 1, ..Limits::default() };
+    let mut driver = driver(1, limits, &record);
+    let controls = |record: &Record| {
+        record.find(|event| match event {
+            Event::Control { seq, .. } => Some(*seq),
+            _ => None,
+        })
+    };
+    driver.router().send_control_after(100 * MS, ControlMsg::Seq(7));
+    driver.advance_time(99 * MS);
+    driver.run_until_idle(10);
+    assert_eq!(controls(&record), [0; 0], "early");
+    // Full when it is due: it is tried again.
+    driver.router().send_control(ControlMsg::Seq(1)).expect("room");
+    driver.advance_time(MS);
+    driver.run_until_idle(10);
+    assert_eq!(controls(&record), [1]);
+    driver.advance_time(2 * TIMER_GRANULARITY);
+    driver.run_until_idle(10);
+    assert_eq!(controls(&record), [1, 7]);
 }
 
 #[test]
