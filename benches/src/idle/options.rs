@@ -10,7 +10,7 @@ use raftstore::StoreConfig;
 use serde::Serialize;
 
 use crate::stress::error::StressError;
-use crate::stress::options::{as_seconds, no_run, time_within, LogKind, NoRun, RegionCounts};
+use crate::stress::options::{as_seconds, parse, time_within, LogKind, NoRun, RegionCounts};
 
 const TICK: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(60);
 const DURATION: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
@@ -98,11 +98,10 @@ impl Options {
         I: IntoIterator<Item = A>,
         A: Into<OsString> + Clone,
     {
-        let options = Self::try_parse_from(args).map_err(no_run)?;
-        let config = options.config(true, 1);
-        let refused = |error: raftstore::StartError| StressError::BadInput(error.to_string());
-        config.validate().map_err(|error| NoRun::Refused(refused(error)))?;
-        Ok(options)
+        parse(args, |options: &Self| {
+            let sound = options.config(true, 1).validate();
+            sound.map_err(|error| StressError::BadInput(error.to_string()))
+        })
     }
 
     /// The stores' settings on a machine of `cores`: of regions that sleep, or of such that never do.

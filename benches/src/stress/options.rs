@@ -162,6 +162,16 @@ pub enum NoRun {
     Refused(StressError),
 }
 
+/// Reads a command line, the program's name first, and checks what comes of it.
+pub(crate) fn parse<T: Parser>(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    check: impl FnOnce(&T) -> Result<(), StressError>,
+) -> Result<T, NoRun> {
+    let options = T::try_parse_from(args).map_err(no_run)?;
+    check(&options).map_err(NoRun::Refused)?;
+    Ok(options)
+}
+
 impl Options {
     /// Reads a command line, the program's name first, and checks all that needs no disk.
     pub fn parse_args<I, A>(args: I) -> Result<Self, NoRun>
@@ -169,9 +179,7 @@ impl Options {
         I: IntoIterator<Item = A>,
         A: Into<OsString> + Clone,
     {
-        let options = Self::try_parse_from(args).map_err(no_run)?;
-        options.validate().map_err(NoRun::Refused)?;
-        Ok(options)
+        parse(args, Self::validate)
     }
 
     /// Writes outstanding over all regions in a row of `regions`.
@@ -388,7 +396,7 @@ pub(crate) fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Resul
 }
 
 /// Turns clap's many lines into ours.
-pub(crate) fn no_run(error: clap::Error) -> NoRun {
+fn no_run(error: clap::Error) -> NoRun {
     let text = error.render().to_string();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return NoRun::Info(text);
