@@ -68,6 +68,27 @@ impl SimTransport {
         Self { store, life, device, ledger, outgoing, encodes }
     }
 
+    /// One with nothing in it.
+    fn packet(&self, to: StoreId) -> Packet {
+        let (from, to) = (self.store, to.get());
+        Packet { from, to, messages: Vec::new(), snapshot: None, ping: None }
+    }
+
+    /// Says whether the network takes it.
+    fn push(&self, packet: Packet) -> bool {
+        let mut outgoing = self.outgoing.lock();
+        if outgoing.full.contains(&(packet.from, packet.to)) {
+            outgoing.fired.note(FaultKind::FullPipe);
+            return false;
+        }
+        outgoing.packets.push(packet);
+        true
+    }
+
+    fn changed(&self, text: String) {
+        self.ledger.lock().violate("messages survive encoding", text);
+    }
+
     fn check(&self, messages: &[Box<Envelope>]) {
         let disk = self.device.disk.lock();
         for envelope in messages {
@@ -92,71 +113,47 @@ impl Transport for SimTransport {
             return messages.drain(..).count();
         }
         self.check(messages);
-        let mut outgoing = self.outgoing.lock();
-        if outgoing.full.contains(&(self.store, to.get())) {
-            outgoing.fired.note(FaultKind::FullPipe);
-            return messages.drain(..).count();
-        }
-        let mut messages: Vec<_> = std::mem::take(messages);
+        let mut packet = self.packet(to);
+        packet.messages = std::mem::take(messages);
         if self.encodes {
-            for envelope in &mut messages {
+            for envelope in &mut packet.messages {
                 let bytes: Bytes = envelope.encode();
                 match Envelope::decode(&bytes) {
                     Ok(decoded) => **envelope = decoded,
-                    Err(error) => {
-                        let text = format!("{envelope:?}: {error}");
-                        self.ledger.lock().violate("messages survive encoding", text);
-                    }
+                    Err(error) => self.changed(format!("{envelope:?}: {error}")),
                 }
             }
         }
-        let packet =
-            Packet { from: self.store, to: to.get(), messages, snapshot: None, ping: None };
-        outgoing.packets.push(packet);
-        0
+        let count = packet.messages.len();
+        if self.push(packet) {
+            0
+        } else {
+            count
+        }
     }
 
     fn send_snapshot(&self, mut message: SnapshotMessage) -> bool {
         if !self.life.call() {
             return false;
         }
-        let mut outgoing = self.outgoing.lock();
-        let (from, to) = (self.store, message.to.get());
-        if outgoing.full.contains(&(from, to)) {
-            outgoing.fired.note(FaultKind::FullPipe);
-            return false;
-        }
         if self.encodes {
             match SnapshotMessage::decode(&message.encode()) {
                 Ok(decoded) => message = decoded,
-                Err(error) => {
-                    let text = format!("{message:?}: {error}");
-                    self.ledger.lock().violate("messages survive encoding", text);
-                }
+                Err(error) => self.changed(format!("{message:?}: {error}")),
             }
         }
-        let snapshot = Some(Box::new(message));
-        outgoing.packets.push(Packet { from, to, messages: Vec::new(), snapshot, ping: None });
-        true
+        let packet = self.packet(message.to);
+        self.push(Packet { snapshot: Some(Box::new(message)), ..packet })
     }
 
     fn send_ping(&self, ping: StorePing) -> bool {
         if !self.life.call() {
             return false;
         }
-        let mut outgoing = self.outgoing.lock();
-        let (from, to) = (self.store, ping.to.get());
-        if outgoing.full.contains(&(from, to)) {
-            outgoing.fired.note(FaultKind::FullPipe);
-            return false;
-        }
         if self.encodes && StorePing::decode(&ping.encode()) != Ok(ping) {
-            let text = format!("{ping:?}");
-            self.ledger.lock().violate("messages survive encoding", text);
+            self.changed(format!("{ping:?}"));
         }
-        let ping = Some(ping);
-        outgoing.packets.push(Packet { from, to, messages: Vec::new(), snapshot: None, ping });
-        true
+        self.push(Packet { ping: Some(ping), ..self.packet(ping.to) })
     }
 }
 
