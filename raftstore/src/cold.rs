@@ -17,7 +17,7 @@
 
 use crate::creator::Creator;
 use crate::message::RegionMessage;
-use crate::region_fsm::{FsmParts, RegionFsm, RegionRouter};
+use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::rest::Rest;
 use batch_system::{Priority, SendError};
 use parking_lot::{Mutex, MutexGuard};
@@ -41,7 +41,7 @@ enum Note {
 
 struct Cold {
     region: ColdRegion,
-    rest: Rest,
+    rest: Option<Rest>,
     /// As its summary had it.
     writes: u64,
 }
@@ -150,24 +150,19 @@ impl Creator {
         if let Some(Note::Cooling(waiting)) = shard.remove(&id) {
             messages.extend(waiting);
         }
-        if messages.is_empty() {
-            match take_apart(fsm) {
-                Ok((cold, parts)) => {
-                    shard.insert(id, Note::Cold(cold));
-                    // Only now: whoever looks at all regions finds it here or there.
-                    self.gates.close(&parts.gate);
-                    self.directory.remove(id, &parts.publisher.published());
-                    return None;
-                }
-                Err(back) => {
-                    fsm = back;
-                    messages.push(RegionMessage::Continue);
-                }
-            }
+        if messages.is_empty() && fsm.region.may_freeze() {
+            let RegionFsm { region, rest, publisher, gate, .. } = *fsm;
+            let cold = Cold { region: region.freeze(), rest, writes: publisher.writes };
+            shard.insert(id, Note::Cold(Box::new(cold)));
+            // Only now: whoever looks at all regions finds it here or there.
+            self.gates.close(&gate);
+            self.directory.remove(id, &publisher.published());
+            return None;
         }
         (fsm.cooling, fsm.ticking) = (false, false);
         // What is under way to the mailbox that is gone will not come; it gets a tick of its own.
         messages.retain(|message| !matches!(message, RegionMessage::Tick));
+        messages.push(RegionMessage::Continue);
         let since = fsm.rest.as_ref().map(Rest::since);
         let registered = router.register(id.get(), fsm, Priority::Normal);
         self.cold.is_warm();
@@ -241,21 +236,23 @@ impl Creator {
 
     fn register_anew(&self, router: &RegionRouter, region: RegionId, cold: Cold) {
         let Cold { region: cold, rest, writes } = cold;
-        let (peer, leads) = (cold.peer_id(), cold.is_leader());
+        let (peer, description) = (cold.peer_id(), cold.description().clone());
+        let role = Some(if cold.is_leader() { Role::Leader } else { Role::Follower });
         let reader: Arc<dyn LogReader> = self.log_store.clone();
         let thawed = match cold.thaw(self.store_id, self.region_config.clone(), reader) {
             Ok(thawed) => thawed,
             Err(failure) => {
                 let reason = failure.to_string();
                 tracing::error!(%region, reason, "region set aside");
+                rest.into_iter().for_each(|rest| rest.end(&description, &self.liveness));
+                self.metrics.region_gone(role);
                 return self.set_aside(region, reason);
             }
         };
-        let since = rest.since();
+        let since = rest.as_ref().map_or(0, Rest::since);
         let gate = self.gates.open(region, peer);
         let mut fsm = Box::new(RegionFsm::new(thawed, gate.clone(), None));
-        fsm.role = Some(if leads { Role::Leader } else { Role::Follower });
-        (fsm.ticking, fsm.rest, fsm.publisher.writes) = (false, Some(rest), writes);
+        (fsm.role, fsm.ticking, fsm.rest, fsm.publisher.writes) = (role, false, rest, writes);
         self.directory.add(region, fsm.publisher.published());
         if router.register(region.get(), fsm, Priority::Normal).is_err() {
             // The pool shuts down.
@@ -263,20 +260,6 @@ impl Creator {
         } else if let Some(cold_after) = self.cold_after {
             // What it comes for may not wake it.
             router.outbox().send_after(region.get(), cold_after, RegionMessage::Cool(since));
-        }
-    }
-}
-
-fn take_apart(fsm: Box<RegionFsm>) -> Result<(Box<Cold>, FsmParts), Box<RegionFsm>> {
-    if fsm.rest.is_none() {
-        return Err(fsm);
-    }
-    let (region, rest, mut parts) = fsm.into_parts();
-    match region.freeze() {
-        Ok(region) => Ok((Box::new(Cold { region, rest, writes: parts.publisher.writes }), parts)),
-        Err(region) => {
-            parts.rest = Some(rest);
-            Err(Box::new(parts.join(*region)))
         }
     }
 }

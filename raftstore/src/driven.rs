@@ -9,10 +9,11 @@
 //! [`StoreHandle::propose`], [`StoreHandle::region_status`], and [`StoreHandle::bootstrap`] of a region
 //! that is here already. Use [`StoreHandle::propose_with`] and [`DrivenStore::region_status`].
 
+use crate::creator::Creator;
 use crate::error::StartError;
 use crate::figures::Figures;
 use crate::handle::StoreHandle;
-use crate::log_store::{LogStore, Stored};
+use crate::log_store::Stored;
 use crate::message::{RegionMessage, StoreMessage};
 use crate::parts::Parts;
 use crate::placement::PlacementWorker;
@@ -64,7 +65,6 @@ pub struct DrivenStore {
     tick: Duration,
     /// Since the last tick of the snapshots.
     passed: Duration,
-    log_store: Arc<dyn LogStore>,
     registry: Registry,
     figures: Figures,
 }
@@ -102,7 +102,6 @@ impl DrivenStore {
             driver,
             write_queues: parts.write_queues.clone(),
             apply_queues: parts.apply_queues.clone(),
-            log_store: parts.seams.log_store.clone(),
             registry: registry.clone(),
             figures,
         })
@@ -188,12 +187,12 @@ impl DrivenStore {
     /// Gives back disk space of the log, as a thread of its own does now and then.
     pub fn reclaim(&mut self) {
         let inner = &self.handle.inner;
-        if self.log_store.is_volatile() || inner.health.has_failed() {
-            return;
-        }
         let creator = inner.creator.lock().clone();
-        if let Some(creator) = creator {
-            reclaim(&creator, &inner.router);
+        let durable = |creator: &Arc<Creator>| !creator.log_store.is_volatile();
+        if let Some(creator) = creator.filter(durable) {
+            if !inner.health.has_failed() {
+                reclaim(&creator, &inner.router);
+            }
         }
     }
 

@@ -51,10 +51,15 @@ pub(crate) enum RegionMessage {
 }
 
 impl RegionMessage {
-    /// Whether a region that sleeps has to wake for it.
-    pub(crate) fn rouses(&self) -> bool {
-        use RegionMessage::{Applied, Continue, Cool, Persisted, Status, Tick};
-        !matches!(self, Persisted(_) | Applied(_) | Tick | Cool(_) | Continue | Status(_))
+    /// Whether a region that sleeps has to wake for it. `leads`: it is led here.
+    pub(crate) fn rouses(&self, leads: bool) -> bool {
+        use RegionMessage::{Applied, Continue, Cool, Persisted, Status, Tick, TransferLeader};
+        match self {
+            Persisted(_) | Applied(_) | Tick | Cool(_) | Continue | Status(_) => false,
+            // Who does not lead has nothing to hand over.
+            TransferLeader(..) => leads,
+            _ => true,
+        }
     }
 }
 

@@ -244,6 +244,10 @@ impl Metrics {
         self.regions.with_label_values(&["new"]).inc();
     }
 
+    pub(crate) fn region_gone(&self, known: Option<Role>) {
+        self.regions.with_label_values(&[role_name(known)]).dec();
+    }
+
     /// A thread's own counters, which cost no shared write until they are flushed.
     pub(crate) fn local(self: &Arc<Self>) -> LocalMetrics {
         let by_type = |family: &IntCounterVec| -> Vec<LocalIntCounter> {
@@ -332,10 +336,6 @@ impl LocalMetrics {
             self.metrics.leader_changes.inc();
         }
         *known = Some(change.role);
-    }
-
-    pub(crate) fn region_gone(&self, known: Option<Role>) {
-        self.metrics.regions.with_label_values(&[role_name(known)]).dec();
     }
 
     pub(crate) fn flush_if_due(&mut self, now: Duration) {

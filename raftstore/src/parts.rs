@@ -91,7 +91,7 @@ impl Parts {
             directory: Arc::default(),
             peers: Arc::new(Peers::default()),
             gates: Arc::new(ReadGates::default()),
-            liveness: Arc::new(Liveness::new(patience, incarnation)),
+            liveness: Arc::new(Liveness::new(store_id, incarnation, patience)),
             cold: Arc::default(),
             set_aside: SetAside::default(),
             health: health.clone(),

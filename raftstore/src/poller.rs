@@ -243,7 +243,7 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         if !matches!(reason, CloseReason::Panicked(_)) {
             fsm.region.shutdown(&mut self.effects);
         }
-        self.metrics.region_gone(fsm.role);
+        self.collect.creator.metrics.region_gone(fsm.role);
         fsm.leave(&self.collect.creator.liveness);
         // What is set aside still shows how it stood last.
         let creator = &self.collect.creator;

@@ -68,41 +68,4 @@ impl RegionFsm {
             self.newcomer = None;
         }
     }
-
-    /// The region, its rest, and what else there is.
-    ///
-    /// # Panics
-    /// When it does not rest.
-    pub(crate) fn into_parts(self) -> (Region, Rest, FsmParts) {
-        let Self { region, role, publisher, gate, rest, .. } = self;
-        let rest = rest.expect("it rests");
-        (region, rest, FsmParts { role, publisher, gate, rest: None })
-    }
-}
-
-/// An Fsm that has been taken apart, without its region.
-pub(crate) struct FsmParts {
-    role: Option<Role>,
-    pub(crate) publisher: Publisher,
-    pub(crate) gate: Arc<ReadGate>,
-    pub(crate) rest: Option<Rest>,
-}
-
-impl FsmParts {
-    /// The Fsm as it was.
-    pub(crate) fn join(self, region: Region) -> RegionFsm {
-        let Self { role, publisher, gate, rest } = self;
-        RegionFsm {
-            region,
-            role,
-            publisher,
-            slot: 0,
-            gate,
-            ticking: false,
-            rest,
-            cooling: false,
-            published: None,
-            newcomer: None,
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use crate::liveness::Liveness;
 use crate::message::RegionMessage;
 use crate::region_fsm::{RegionFsm, RegionOutbox};
-use region::StoreId;
+use region::{RegionDescription, StoreId};
 use std::time::Duration;
 
 /// An FSM whose region sleeps, or has slept and not heard of its leader since.
@@ -22,20 +22,31 @@ impl Rest {
     pub(crate) fn since(&self) -> u64 {
         self.since
     }
+
+    /// It is over for a region of this description.
+    pub(crate) fn end(self, description: &RegionDescription, liveness: &Liveness) {
+        if self.asleep {
+            liveness.note_asleep(false);
+        }
+        match self.leader {
+            Some(store) => liveness.leave_leader(description.id, store),
+            None => liveness.leave_followers(description),
+        }
+    }
 }
 
 impl RegionFsm {
     /// Wakes the region if there is something for it to do.
     pub(crate) fn rouse(&mut self, messages: &[RegionMessage], liveness: &Liveness) {
         let Some(rest) = &mut self.rest else { return };
-        if !messages.iter().any(RegionMessage::rouses) {
+        let leads = rest.leader.is_none();
+        if !messages.iter().any(|message| message.rouses(leads)) {
             return;
         }
         let id = self.region.id();
         let silent = rest.leader.map_or(0, |store| liveness.silent_ticks(id, store, rest.since));
         self.cooling = false;
         let woke = std::mem::replace(&mut rest.asleep, false);
-        let leads = rest.leader.is_none();
         if woke {
             liveness.note_asleep(false);
             self.publisher.hurry();
@@ -85,7 +96,7 @@ impl RegionFsm {
                     let _ = outbox.force_send(id.get(), RegionMessage::StoreLost(leader.store));
                 }
             }
-            _ => self.others().for_each(|store| liveness.watch_follower(store)),
+            _ => liveness.watch_followers(self.region.description()),
         }
     }
 
@@ -97,20 +108,8 @@ impl RegionFsm {
 
     /// The region sleeps no more, and relies on no store's life.
     pub(crate) fn leave(&mut self, liveness: &Liveness) {
-        let Some(rest) = self.rest.take() else { return };
-        if rest.asleep {
-            liveness.note_asleep(false);
+        if let Some(rest) = self.rest.take() {
+            rest.end(self.region.description(), liveness);
         }
-        match rest.leader {
-            Some(store) => liveness.leave_leader(self.region.id(), store),
-            None => self.others().for_each(|store| liveness.leave_follower(store)),
-        }
-    }
-
-    /// The other stores with a peer. The same for as long as the region sleeps.
-    fn others(&self) -> impl Iterator<Item = StoreId> + '_ {
-        let own = self.region.peer().store;
-        let peers = self.region.description().peers.iter();
-        peers.map(|peer| peer.store).filter(move |store| *store != own)
     }
 }

@@ -149,11 +149,6 @@ impl StoreFsm {
             // It was created meanwhile.
             return self.forward(envelope, router);
         }
-        let ours = envelope.cluster_id == self.creator.region_config.cluster_id
-            && envelope.to.store == self.creator.store_id;
-        if !ours {
-            return self.creator.metrics.count_dropped("wrong_recipient", 1);
-        }
         match self.creator.peers.refusal(region, envelope.to.id) {
             Some(Refused::Tombstone(_, last)) => {
                 return send.add_all(&mut tell_of_removal(&envelope, &last).into_iter().collect());

@@ -170,7 +170,6 @@ impl Region {
         effects: &mut Effects,
     ) {
         callback.bind(self.id());
-        self.wake(0);
         let region_id = self.id();
         let mut refuse = |callback, error| effects.answers.push((callback, Err(error)));
         if !self.life.is_live() {
@@ -179,6 +178,7 @@ impl Region {
         if !self.is_leader() {
             return refuse(callback, ProposeError::NotLeader { region_id, leader: self.leader() });
         }
+        self.wake(0);
         let all: Vec<PeerId> = self.description.peers.iter().map(|peer| peer.id).collect();
         let chosen = match target {
             Some(target) => self.check_successor(target).map(|()| target),

@@ -52,19 +52,22 @@ pub struct ColdRegion {
 }
 
 impl Region {
+    /// Whether the region can be [taken apart](Self::freeze): it sleeps, and has nothing to collect.
+    pub fn may_freeze(&self) -> bool {
+        self.is_asleep() && !self.has_ready() && !self.has_outstanding_write()
+    }
+
     /// Takes the region apart.
     ///
-    /// # Errors
-    /// Gives it back if it does not sleep, or has something to collect.
-    pub fn freeze(self) -> Result<ColdRegion, Box<Region>> {
-        if !self.is_asleep() || self.has_ready() || self.has_outstanding_write() {
-            return Err(Box::new(self));
-        }
+    /// # Panics
+    /// When it [may not be](Self::may_freeze).
+    pub fn freeze(self) -> ColdRegion {
+        assert!(self.may_freeze(), "region {} has something to do", self.id());
         let (questions, generation) = self.reading.counters();
         let terms = self.raw.store().terms().clone();
         let lease_given_up = self.has_given_up_lease();
         let last = self.last_index();
-        Ok(ColdRegion {
+        ColdRegion {
             peer_id: self.peer.id,
             leader: PeerId::new(self.raw.raft.leader_id),
             term: self.term(),
@@ -78,7 +81,7 @@ impl Region {
             generation,
             lease_given_up,
             description: self.description,
-        })
+        }
     }
 
     /// The [`incarnation`](RegionConfig::incarnation) that it was given.

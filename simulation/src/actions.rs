@@ -57,7 +57,9 @@ pub(crate) fn begin(world: &mut World, action: &Action) {
         Action::Uproot => moves::uproot(world),
         Action::Stall { store, thread, for_us } => world.stall(*store, *thread, *for_us),
         Action::Ambush { sight, strike } => world.ambushes.lay(*sight, *strike),
-        Action::ExpectLeaders { without, within_us } => world.expect_leaders(*without, *within_us),
+        Action::ExpectLeaders { without, within_us, deaf } => {
+            world.expect_leaders((*without, *deaf), *within_us);
+        }
         Action::ExpectService { within_us } => world.expect_service(*within_us),
     }
 }

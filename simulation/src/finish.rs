@@ -31,10 +31,8 @@ impl World {
         if !self.wait(patience_us(election_us) + 1_000_000, served) {
             return self.violation_or("every region is served", "a probe went on for ever");
         }
-        if !self.wait(patience_us(election_us), World::replicas_are_equal) {
-            self.rouse_all();
-        }
-        if !self.wait(4 * patience_us(election_us), World::replicas_are_equal) {
+        // Whoever was removed in its sleep looks around first.
+        if !self.wait(2 * patience_us(election_us), World::replicas_are_equal) {
             let text = self.describe_replicas();
             return self.violation_or("replicas are equal", &text);
         }
@@ -69,19 +67,6 @@ impl World {
         self.leave();
         self.judge();
         self.violation()
-    }
-
-    /// Wants something of every peer: a leader that was removed in its sleep learns of it then, and not before.
-    fn rouse_all(&mut self) {
-        for store in 1..=self.plan.cluster.stores {
-            if let Some(running) = &self.process(store).running {
-                let handle = running.store.handle();
-                for info in handle.regions() {
-                    handle.campaign(info.region_id);
-                }
-            }
-            self.arrange(store);
-        }
     }
 
     /// The history as a whole: does the log explain the answers, and do the answers alone make sense?

@@ -225,8 +225,14 @@ pub enum Action {
     Stall { store: u64, thread: Slow, for_us: u64 },
     /// The first store that is seen in the midst of something is struck.
     Ambush { sight: Sight, strike: Strike },
-    /// All regions that sleep now must be led after this time, by another store than the one named.
-    ExpectLeaders { without: u64, within_us: u64 },
+    /// All regions that sleep now must be led after this time, by another store than the one named. A store that
+    /// is deaf and not mute has peers follow it as soon as a region wakes there.
+    ExpectLeaders {
+        without: u64,
+        within_us: u64,
+        #[serde(default)]
+        deaf: bool,
+    },
     /// Every region must answer a write within this time, whatever else is going on.
     ExpectService { within_us: u64 },
 }

@@ -13,14 +13,14 @@ pub(crate) struct Sleepers {
     /// Each with the term in which it slept, and the last entry of its log.
     regions: BTreeMap<u64, (u64, Index)>,
     since_us: u64,
-    /// A store that does not count, since it is cut off; 0 for none.
-    without: u64,
+    /// A store that does not count, since it is cut off, 0 for none; and whether it can still be heard.
+    without: (u64, bool),
 }
 
 impl World {
     /// All regions that sleep now on all their stores must be led after this time by a store other than
     /// `without`.
-    pub(crate) fn expect_leaders(&mut self, without: u64, within_us: u64) {
+    pub(crate) fn expect_leaders(&mut self, without: (u64, bool), within_us: u64) {
         self.note_cold();
         let mut regions = BTreeMap::new();
         for region in self.clients.directory.ids() {
@@ -50,7 +50,7 @@ impl World {
     /// The time is up.
     pub(crate) fn look_for_leaders(&mut self, expectation: usize) {
         let Sleepers { regions, since_us, without } = &self.sleepers[expectation];
-        let (regions, since_us, without) = (regions.clone(), *since_us, *without);
+        let (regions, since_us, (without, deaf)) = (regions.clone(), *since_us, *without);
         for (region, (slept_in, last)) in regions {
             let stores = self.clients.directory.stores_of(region);
             let statuses: Vec<(u64, RegionStatus)> = stores
@@ -62,6 +62,8 @@ impl World {
                 Some(_) => {}
                 // Then it did not sleep any more, and its peers may have heard of their leader since.
                 None if self.was_asked(region, since_us) => {}
+                // Its leader has looked around: it did not sleep any more, either.
+                None if deaf && statuses.iter().any(|it| it.0 == without && !it.1.asleep) => {}
                 None => {
                     let lines: Vec<String> = statuses.iter().map(describe).collect();
                     let lines = lines.join("; ");

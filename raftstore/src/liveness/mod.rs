@@ -14,8 +14,8 @@
 //! heard, or the other way round, is lost to the one that asks. Questions are counted and not timed, so a store
 //! that has been stopped itself for a while does not take everybody else for lost when it goes on.
 //!
-//! A region that was removed from its store while messages were lost does not hear of it in its sleep. So each one
-//! wakes now and then, and its leader with it, or nobody: then it asks the others.
+//! A peer that was removed while messages were lost does not hear of it in its sleep, be it follower or leader. So
+//! each one wakes now and then, and the others with it, or nobody: then it asks them.
 //!
 //! A little time passes between the decision and the first region woken: by then the other stores have come to
 //! the same conclusion, and those asked for their votes know it.
@@ -28,7 +28,7 @@ mod ping;
 pub use ping::StorePing;
 
 use parking_lot::Mutex;
-use region::{RegionId, StoreId};
+use region::{RegionDescription, RegionId, StoreId};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +62,7 @@ impl Patience {
 /// What the store knows of the others.
 #[derive(Debug)]
 pub(crate) struct Liveness {
+    store: StoreId,
     patience: Patience,
     /// This life of the store.
     life: u64,
@@ -94,10 +95,10 @@ struct Inner {
 struct Watched {
     /// Regions that sleep here and are led there.
     followers: BTreeSet<RegionId>,
-    /// Of them, the last that has looked around, and what is left over of fractions of regions.
-    looked: (RegionId, u64),
-    /// How many regions that sleep are led here and have a peer there.
-    led: usize,
+    /// Regions that sleep, are led here, and have a peer there.
+    led: BTreeSet<RegionId>,
+    /// Of each of the two, the last that has looked around, and what is left over of fractions of regions.
+    looked: [(RegionId, u64); 2],
     /// The last question answered.
     answered: u64,
     /// The life that regions rely on; `None` if none does, before the first answer.
@@ -136,8 +137,9 @@ pub(crate) enum Heard {
 }
 
 impl Liveness {
-    pub(crate) fn new(patience: Patience, life: u64) -> Self {
-        Self { patience, life, asleep: AtomicU64::new(0), inner: Mutex::default() }
+    /// Of a store, in this life of it.
+    pub(crate) fn new(store: StoreId, life: u64, patience: Patience) -> Self {
+        Self { store, patience, life, asleep: AtomicU64::new(0), inner: Mutex::default() }
     }
 
     /// This life of the store.
@@ -164,15 +166,21 @@ impl Liveness {
         }
     }
 
-    /// A region has fallen asleep that is led here and has a peer on that store.
-    pub(crate) fn watch_follower(&self, store: StoreId) {
-        self.inner.lock().watched(store).led += 1;
+    /// A region has fallen asleep that is led here.
+    pub(crate) fn watch_followers(&self, description: &RegionDescription) {
+        let mut inner = self.inner.lock();
+        for peer in description.peers.iter().filter(|peer| peer.store != self.store) {
+            inner.watched(peer.store).led.insert(description.id);
+        }
     }
 
-    /// It has woken, or ended.
-    pub(crate) fn leave_follower(&self, store: StoreId) {
-        if let Some(watched) = self.inner.lock().stores.get_mut(&store) {
-            watched.led = watched.led.saturating_sub(1);
+    /// It has woken, or ended. The description is the same as long as it sleeps.
+    pub(crate) fn leave_followers(&self, description: &RegionDescription) {
+        let mut inner = self.inner.lock();
+        for peer in &description.peers {
+            if let Some(watched) = inner.stores.get_mut(&peer.store) {
+                watched.led.remove(&description.id);
+            }
         }
     }
 
@@ -223,7 +231,7 @@ impl Liveness {
         inner.number += 1;
         let (number, patience) = (inner.number, self.patience);
         let mut turn = Turn { ask: (number, Vec::new()), ..Turn::default() };
-        inner.stores.retain(|_, watched| !watched.followers.is_empty() || watched.led > 0);
+        inner.stores.retain(|_, watched| !(watched.followers.is_empty() && watched.led.is_empty()));
         for (store, watched) in &mut inner.stores {
             turn.ask.1.push(*store);
             if !watched.lost && number - watched.answered > patience.questions {
@@ -240,6 +248,7 @@ impl Liveness {
         turn.ask.1.sort_unstable();
         turn.lost.sort_unstable();
         turn.look_around.sort_unstable();
+        turn.look_around.dedup();
         turn.wake.sort_unstable();
         turn
     }
@@ -287,18 +296,19 @@ impl Watched {
 
     /// All take their turns within so many ticks.
     fn take_looks(&mut self, ticks: u64, mut give: impl FnMut(RegionId)) {
-        if ticks == 0 || self.followers.is_empty() {
-            return;
-        }
-        let (last, left_over) = self.looked;
-        let due = left_over + self.followers.len() as u64;
-        let behind = RegionId::new(last.get().saturating_add(1));
-        let next = self.followers.range(behind..).chain(self.followers.iter());
-        let count = (due / ticks).min(self.followers.len() as u64);
-        self.looked.1 = due % ticks;
-        for region in next.take(count as usize) {
-            give(*region);
-            self.looked.0 = *region;
+        for (all, looked) in [&self.followers, &self.led].into_iter().zip(&mut self.looked) {
+            if ticks == 0 || all.is_empty() {
+                continue;
+            }
+            let due = looked.1 + all.len() as u64;
+            let behind = RegionId::new(looked.0.get().saturating_add(1));
+            let next = all.range(behind..).chain(all);
+            let count = (due / ticks).min(all.len() as u64);
+            looked.1 = due % ticks;
+            for region in next.take(count as usize) {
+                give(*region);
+                looked.0 = *region;
+            }
         }
     }
 
@@ -323,12 +333,14 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use region::{Peer, PeerId};
 
+    const ONE: StoreId = StoreId::new(1);
     const TWO: StoreId = StoreId::new(2);
     const PATIENCE: Patience = Patience { questions: 3, spread: 4, look_around: 0 };
 
     fn liveness(regions: u64) -> Liveness {
-        let liveness = Liveness::new(PATIENCE, 1);
+        let liveness = Liveness::new(ONE, 1, PATIENCE);
         (1..=regions).for_each(|id| assert!(liveness.watch_leader(RegionId::new(id), TWO, 9)));
         liveness
     }
@@ -421,7 +433,8 @@ mod tests {
 
     #[test]
     fn each_looks_around_once_in_its_time() {
-        let liveness = Liveness::new(Patience { look_around: 10, questions: 1_000, spread: 4 }, 1);
+        let liveness =
+            Liveness::new(ONE, 1, Patience { look_around: 10, questions: 1_000, spread: 4 });
         (1..=25).for_each(|id| assert!(liveness.watch_leader(RegionId::new(id), TWO, 9)));
         let mut seen = Vec::new();
         for _ in 0..10 {
@@ -446,11 +459,13 @@ mod tests {
 
     #[test]
     fn a_leader_that_sleeps_has_its_followers_stores_watched() {
-        let liveness = Liveness::new(PATIENCE, 1);
-        liveness.watch_follower(TWO);
+        let liveness = Liveness::new(ONE, 1, PATIENCE);
+        let peers = [1, 2].map(|id| Peer::voter(PeerId::new(id), StoreId::new(id)));
+        let led = RegionDescription::new(RegionId::new(1), "", "", peers);
+        liveness.watch_followers(&led);
         ticks(&liveness, 5);
         assert_eq!(liveness.lost_for(TWO), Some(5));
-        liveness.leave_follower(TWO);
+        liveness.leave_followers(&led);
         assert!(liveness.tick().ask.1.is_empty());
     }
 }

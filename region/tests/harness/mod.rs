@@ -238,20 +238,16 @@ impl Cluster {
     pub fn chill(&mut self, id: u64) -> bool {
         let config = self.config.clone();
         let store = self.store(id);
-        let Some(region) = store.region.take() else { return false };
+        let Some(region) = store.region.take_if(|region| region.may_freeze()) else {
+            return false;
+        };
         // As in `start`.
         let incarnation = region.incarnation();
         let config = Arc::new(RegionConfig { incarnation, ..(*config).clone() });
-        let (region, chilled) = match region.freeze() {
-            Ok(cold) => {
-                let thawed = cold.thaw(StoreId::new(id), config, store.disk.clone());
-                (thawed.expect("it was sound"), true)
-            }
-            Err(region) => (*region, false),
-        };
-        store.region = Some(region);
+        let thawed = region.freeze().thaw(StoreId::new(id), config, store.disk.clone());
+        store.region = Some(thawed.expect("it was sound"));
         self.note_sleep(id);
-        chilled
+        true
     }
 
     fn note_sleep(&mut self, id: u64) -> Option<Duration> {

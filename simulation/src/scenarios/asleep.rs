@@ -62,7 +62,7 @@ fn loss(plan: &mut Plan, random: &mut Random, at_us: u64) -> u64 {
     let within_us = plan.cluster.election_us() + 200 * MS;
     let long_us = within_us + random.within(MS..2 * SECOND);
     let others = || (1..=stores).filter(move |store| *store != one);
-    let (mut without, mut lasts_us) = (one, long_us);
+    let (mut without, mut deaf, mut lasts_us) = (one, false, long_us);
     match random.below(8) {
         0 => act(plan, at_us, Action::Crash { store: one, down_us: long_us }),
         1 => {
@@ -79,6 +79,7 @@ fn loss(plan: &mut Plan, random: &mut Random, at_us: u64) -> u64 {
             }
         }
         5 => {
+            deaf = true;
             for from in others() {
                 act(plan, at_us, Action::CutOneWay { from, to: one, for_us: long_us });
             }
@@ -94,7 +95,7 @@ fn loss(plan: &mut Plan, random: &mut Random, at_us: u64) -> u64 {
         }
     }
     // Before the loss, so that it is known who slept then.
-    act(plan, at_us - 1, Action::ExpectLeaders { without, within_us: within_us + 1 });
+    act(plan, at_us - 1, Action::ExpectLeaders { without, within_us: within_us + 1, deaf });
     if random.chance(300) {
         let region = 1 + random.below(plan.cluster.regions);
         act(plan, at_us + random.below(long_us), Action::Burst { store: other, region, count: 3 });
