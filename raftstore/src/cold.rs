@@ -263,3 +263,17 @@ impl Creator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::size_of;
+
+    #[test]
+    fn a_note_is_small() {
+        // A table is at least seven sixteenths full, and has a byte beside each entry.
+        let entry = (size_of::<(RegionId, Note)>() + 1) * 16 / 7;
+        let all = size_of::<Cold>() + entry;
+        assert!(all < 256, "{all} bytes: {} + {entry}", size_of::<Cold>());
+    }
+}

@@ -1,7 +1,7 @@
 //! A region that has slept for long, without its `RawNode`.
 //!
 //! While a region sleeps everything about it is known: its log is persisted, committed and applied to the end,
-//! nobody waits, and who leads does not change without a message. So a hundred bytes are enough to make it
+//! nobody waits, and who leads does not change without a message. So little is enough to make it
 //! anew, as it was, when something comes.
 //!
 //! # Leading again
