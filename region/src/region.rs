@@ -126,11 +126,13 @@ impl Region {
             .map_err(|error| RegionFailure::Raft { region_id, cause: error.to_string() })?;
         raw.mut_store().drop_initial_state();
         let term = Term::new(sound.current.term);
+        let timeout =
+            timeout::draw(config.seed, region_id, sound.me.id, term, config.election_ticks);
         let mut region = Region {
             peer: sound.me,
             description: sound.description,
             headers: HeaderCache::default(),
-            timeout: (Term::default(), 0),
+            timeout: (term, timeout),
             proposals: ProposalQueue::new(region_id, config.max_pending_proposals),
             writes: Writes::new(sound.written),
             applying: Applying::new(sound.applied, config.max_unapplied_bytes),
@@ -473,14 +475,15 @@ fn is_leaders(msg_type: MessageType) -> bool {
 impl Region {
     /// To be called after everything that may step raft-rs.
     pub(crate) fn settle(&mut self) {
-        // Of every call the one that may have drawn another; most have not.
+        // Whether raft-rs has drawn another is seen only if it differs, so what it draws must never matter: a timeout
+        // is for a whole term, also one that was [set](Self::let_another_stand).
         let term = self.term();
-        let (known_for, known) = self.timeout;
-        if term != known_for || self.raw.raft.randomized_election_timeout() != known {
+        if term != self.timeout.0 {
             let (seed, ticks) = (self.config.seed, self.config.election_ticks);
-            let timeout = timeout::draw(seed, self.id(), self.peer.id, term, ticks);
-            self.raw.raft.set_randomized_election_timeout(timeout);
-            self.timeout = (term, timeout);
+            self.timeout = (term, timeout::draw(seed, self.id(), self.peer.id, term, ticks));
+        }
+        if self.raw.raft.randomized_election_timeout() != self.timeout.1 {
+            self.raw.raft.set_randomized_election_timeout(self.timeout.1);
         }
         if let Some(error) = self.raw.store().take_failure() {
             self.fail(error.into());

@@ -234,14 +234,14 @@ fn check_hard_state(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::description::tests::description;
     use crate::ids::{PeerId, Term};
     use crate::log_reader::LogReadError;
     use raft::eraftpb::Entry;
 
-    struct TermSix;
+    pub(crate) struct TermSix;
 
     impl LogReader for TermSix {
         fn entries(
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    fn state() -> RestoredState {
+    pub(crate) fn state() -> RestoredState {
         RestoredState {
             record: RegionRecord::new(description(3, 3), PeerId::new(2)),
             hard_state: Some(HardState { term: 6, vote: 1, commit: 8, ..HardState::default() }),

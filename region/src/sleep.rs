@@ -358,6 +358,36 @@ fn read_question(context: &[u8]) -> Option<(Index, u64, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RegionConfig;
+    use crate::ids::{StoreId, Term};
+    use crate::restore::tests::{state, TermSix};
+    use std::sync::Arc;
+
+    #[test]
+    fn who_lets_another_stand_waits_for_a_whole_term_whatever_raft_rs_draws() {
+        // Some seed of which the region's own draw is shorter.
+        let mut region = (0..100)
+            .map(|seed| Arc::new(RegionConfig { seed, ..RegionConfig::new(1) }))
+            .map(|config| {
+                Region::restore(state(), StoreId::new(2), config, Arc::new(TermSix)).unwrap()
+            })
+            .find(|region| region.timeout.1 < 10 + FIRST_STANDS_TICKS)
+            .unwrap();
+        let (term, own) = region.timeout;
+        assert_eq!(region.raw.raft.randomized_election_timeout(), own);
+        region.let_another_stand();
+        let waits = 10 + FIRST_STANDS_TICKS;
+        for _ in 0..200 {
+            region.raw.raft.reset(term.get());
+            region.settle();
+            assert_eq!(region.raw.raft.randomized_election_timeout(), waits);
+        }
+        region.raw.raft.reset(term.get() + 1);
+        region.settle();
+        let (seed, id, peer) = (region.config.seed, region.id(), region.peer.id);
+        let next = timeout::draw(seed, id, peer, Term::new(term.get() + 1), 10);
+        assert_eq!(region.raw.raft.randomized_election_timeout(), next);
+    }
 
     #[test]
     fn a_question_is_told_from_every_other_context() {

@@ -4,7 +4,8 @@
 //! or term: in `RawNode::new`, and in `reset`, which every transition to follower, candidate or
 //! leader passes through (the one to pre-candidate draws nothing). A region therefore replaces the
 //! drawn value after *every* call that may step or tick. The value is a pure function of seed,
-//! region, peer and term, so doing it once too often changes nothing.
+//! region, peer and term, so doing it once too often changes nothing; a longer one, which a region sets for itself
+//! to let another stand, holds for the rest of its term.
 //!
 //! Peers that collide do so for one term only: both campaign, nobody wins, the term goes up, and
 //! the new term has new timeouts.
