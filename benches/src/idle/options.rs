@@ -112,6 +112,8 @@ impl Options {
         };
         config.raft.tick_interval = self.tick;
         config.raft.sleep_after_ticks = if sleep { self.sleep_after as usize } else { 0 };
+        // Once in its hour a region would look around, and pass for one that woke by mistake.
+        config.raft.look_around_ticks = 0;
         config
     }
 
