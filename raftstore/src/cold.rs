@@ -12,17 +12,25 @@
 //! What is sent while it cools waits in the note. The lock of a note is held until the region is registered
 //! again: two senders never make two Fsms.
 //!
+//! At the start of a store, regions that need nothing are noted here as the log store has them, and built when
+//! something comes.
+//!
 //! Invariant: a region is registered, or noted here, or both while it cools; and never an Fsm of it exists
 //! beside a cold one.
 
 use crate::creator::Creator;
+use crate::log_store::StoredRegion;
 use crate::message::RegionMessage;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::rest::Rest;
 use batch_system::{Priority, SendError};
 use parking_lot::{Mutex, MutexGuard};
-use region::{ColdRegion, LogReader, RegionId, RegionStatus, Role};
+use region::{
+    AppliedState, ColdRegion, LogReader, Peer, PeerId, RegionDescription, RegionId, RegionStatus,
+    Role, Term,
+};
 use rustc_hash::FxHashMap;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -37,6 +45,42 @@ enum Note {
     /// Its Fsm is on its way out. What has come since.
     Cooling(Vec<RegionMessage>),
     Cold(Box<Cold>),
+    /// Not built since the start of the store.
+    Stored(Box<Stored>),
+}
+
+struct Stored {
+    region: StoredRegion,
+    leader: Peer,
+}
+
+impl Stored {
+    /// As of the end of the last life; who leads is presumed.
+    fn status(&self) -> RegionStatus {
+        let stored = &self.region;
+        let hard_state = stored.hard_state.clone().unwrap_or_default();
+        let (last, truncated) = (stored.last_index, stored.truncated.index);
+        RegionStatus {
+            description: Arc::new(stored.record.description.clone()),
+            peer_id: stored.record.peer_id,
+            role: Role::Follower,
+            term: Term::new(hard_state.term),
+            leader: Some(self.leader.id),
+            truncated,
+            installing: None,
+            applied: last,
+            emitted: last,
+            committed: last,
+            persisted: last,
+            last,
+            pending_proposals: 0,
+            unapplied_bytes: 0,
+            cached_bytes: 0,
+            cached_entries: 0,
+            asleep: true,
+            matched: Vec::new(),
+        }
+    }
 }
 
 struct Cold {
@@ -86,6 +130,7 @@ impl ColdRegions {
     pub(crate) fn status(&self, region: RegionId) -> Option<(RegionStatus, u64)> {
         match self.shard(region).get(&region)? {
             Note::Cold(cold) => Some((cold.region.status(), cold.writes)),
+            Note::Stored(stored) => Some((stored.status(), 0)),
             Note::Cooling(_) => None,
         }
     }
@@ -96,6 +141,7 @@ impl ColdRegions {
         for shard in &self.shards {
             all.extend(shard.lock().values().filter_map(|note| match note {
                 Note::Cold(cold) => Some((cold.region.status(), cold.writes)),
+                Note::Stored(stored) => Some((stored.status(), 0)),
                 Note::Cooling(_) => None,
             }));
         }
@@ -224,13 +270,85 @@ impl Creator {
     }
 
     fn warm_up(&self, router: &RegionRouter, region: RegionId, shard: &mut Shard) {
-        if !matches!(shard.get(&region), Some(Note::Cold(_))) {
+        if !matches!(shard.get(&region), Some(Note::Cold(_) | Note::Stored(_))) {
             return;
         }
-        if let Some(Note::Cold(cold)) = shard.remove(&region) {
-            self.register_anew(router, region, *cold);
+        if let Some(note) = shard.remove(&region) {
+            match note {
+                Note::Cold(cold) => self.register_anew(router, region, *cold),
+                Note::Stored(stored) => self.build_late(router, *stored),
+                Note::Cooling(_) => {}
+            }
             // Not before: who finds neither a mailbox nor anything cold looks for a mailbox again.
             self.cold.is_warm();
+        }
+    }
+
+    /// Whether what the last life of the store has left needs nothing: it is applied to the end, and this peer has
+    /// voted for another one. That one leads, if anybody leads this term: of three voters nobody else has another two
+    /// votes. If nobody does, somebody is awake who asks for votes. Says who leads, and what the region is.
+    pub(crate) fn needs_nothing(
+        &self,
+        stored: &StoredRegion,
+        applied: Option<&AppliedState>,
+    ) -> Option<(Peer, Arc<RegionDescription>)> {
+        let (applied, hard_state) = (applied?, stored.hard_state.as_ref()?);
+        let description = &applied.description;
+        let record = &stored.record;
+        let voters = description.peers.iter().filter(|peer| peer.role.is_voter()).count();
+        let own = description.peer(record.peer_id)?;
+        let leader = description.peer(PeerId::new(hard_state.vote))?;
+        let quiet = self.region_config.sleep_after_ticks > 0
+            && self.cold_after.is_some()
+            && !description.joint
+            && voters <= 3
+            && own.role.is_voter()
+            && own.store == self.store_id
+            && leader.role.is_voter()
+            && leader.store != self.store_id
+            && applied.index == stored.last_index
+            && stored.truncated.index <= applied.index
+            && hard_state.commit <= applied.index.get();
+        quiet.then(|| (*leader, description.clone()))
+    }
+
+    /// It sleeps on, watched like any other.
+    pub(crate) fn sleep_on(&self, stored: StoredRegion, leader: Peer) {
+        let region = stored.record.description.id;
+        self.liveness.watch_presumed(region, leader.store);
+        self.liveness.note_asleep(true);
+        self.metrics.region_added(Some(Role::Follower));
+        let note = Note::Stored(Box::new(Stored { region: stored, leader }));
+        self.cold.shard(region).insert(region, note);
+        self.cold.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Somebody wants something of a region that was not built at the start.
+    fn build_late(&self, router: &RegionRouter, Stored { region: stored, leader }: Stored) {
+        let region = stored.record.description.id;
+        let doubted = self.liveness.silent_ticks(region, leader.store, 0) > 0;
+        self.liveness.leave_leader(region, leader.store);
+        self.liveness.note_asleep(false);
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            let applied = self.known_to_state_machine(region)?;
+            let mut built = self.build(stored, applied)?;
+            if !doubted {
+                built.presume_leader(leader.id);
+            }
+            Ok(built)
+        }));
+        let panicked = || Err("something panicked when it was brought back".to_owned());
+        let entered = built.unwrap_or_else(|_| panicked()).and_then(|built| {
+            self.enter(router, built, Some(Role::Follower), self.liveness.ticks())
+        });
+        match entered {
+            Ok(()) => self.begin(router, region),
+            Err(_) if self.chores.is_closed() => {}
+            Err(reason) => {
+                tracing::error!(%region, reason, "region set aside");
+                self.metrics.region_gone(Some(Role::Follower));
+                self.set_aside(region, reason);
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use batch_system::Priority;
 use region::{
     is_sound_id, snapshot_of, AdminCommand, AppliedState, Callback, Effects, HardState, Index,
     LogReader, PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
-    RegionRecord, Rejection, Removal, RestoredState, SplitError, StoreId, TruncatedState,
+    RegionRecord, Rejection, Removal, RestoredState, Role, SplitError, StoreId, TruncatedState,
 };
 use rustc_hash::FxHashMap;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -311,7 +311,10 @@ impl Creator {
         // None begins before all are there: one that replays its split must find its parts.
         let registered = in_threads(stored.regions, threads, |region| {
             let recorded = region.record.description.clone();
-            Some((self.register(router, region), recorded))
+            // Who replays a split, or waits for one, has something to do.
+            let busy = replay.contains_key(&recorded.id)
+                || unborn.iter().any(|(waiting, _)| *waiting == recorded.id);
+            Some((self.register(router, region, !busy), recorded))
         });
         self.set_aside_with_parents(router, &unborn);
         let (here, gone): (Vec<_>, Vec<_>) = registered.into_iter().partition(|(here, _)| *here);
@@ -372,19 +375,20 @@ impl Creator {
     /// Brings a region to life from what the log store holds.
     pub(crate) fn restore(&self, router: &RegionRouter, stored: StoredRegion) {
         let region = stored.record.description.id;
-        if self.register(router, stored) {
+        if self.register(router, stored, false) {
             self.begin(router, region);
         }
     }
 
     /// Makes a region from what the log store holds; says whether it is here. One that is damaged is set aside,
-    /// and the others go on.
-    fn register(&self, router: &RegionRouter, stored: StoredRegion) -> bool {
+    /// and the others go on. One that needs nothing is not made before somebody wants something of it, if it
+    /// `may_sleep`.
+    fn register(&self, router: &RegionRouter, stored: StoredRegion, may_sleep: bool) -> bool {
         let region_id = stored.record.description.id;
         // Log store, state machine and snapshot files are asked, and may panic.
         let restored = catch_unwind(AssertUnwindSafe(|| match stored.record.tombstone {
             true => self.finish_destroying(&stored.record).map(|()| false),
-            false => self.try_register(router, stored),
+            false => self.try_register(router, stored, may_sleep),
         }));
         let panicked = || Err("something panicked when it was brought back".to_owned());
         restored.unwrap_or_else(|_| panicked()).unwrap_or_else(|reason| {
@@ -404,8 +408,12 @@ impl Creator {
         forget(&*self.state_machine, region).map_err(|error| error.to_string())
     }
 
-    fn try_register(&self, router: &RegionRouter, stored: StoredRegion) -> Result<bool, String> {
-        let region_id = stored.record.description.id;
+    fn try_register(
+        &self,
+        router: &RegionRouter,
+        mut stored: StoredRegion,
+        may_sleep: bool,
+    ) -> Result<bool, String> {
         let peer = stored.record.peer_id;
         let applied = self.applied_state(&stored.record)?;
         if let Some(applied) = &applied {
@@ -420,6 +428,34 @@ impl Creator {
                 return Ok(false);
             }
         }
+        if may_sleep {
+            if let Some((leader, described)) = self.needs_nothing(&stored, applied.as_ref()) {
+                self.insert_range(&described)?;
+                stored.record.description = (*described).clone();
+                self.sleep_on(stored, leader);
+                return Ok(true);
+            }
+        }
+        let region = self.build(stored, applied)?;
+        if region.has_range() {
+            self.insert_range(region.description())?;
+        }
+        self.metrics.region_added(None);
+        self.enter(router, region, None, 0)?;
+        Ok(true)
+    }
+
+    fn insert_range(&self, description: &RegionDescription) -> Result<(), String> {
+        let inserted = self.ranges.insert(description);
+        inserted.map_err(|other| format!("its range overlaps that of region {other}"))
+    }
+
+    /// A region as it is on disk.
+    pub(crate) fn build(
+        &self,
+        stored: StoredRegion,
+        applied: Option<AppliedState>,
+    ) -> Result<Region, String> {
         let reader: Arc<dyn LogReader> = self.log_store.clone();
         let state = RestoredState {
             record: stored.record,
@@ -429,27 +465,35 @@ impl Creator {
             last_index: stored.last_index,
             applied,
         };
-        let region = Region::restore(state, self.store_id, self.region_config.clone(), reader)
-            .map_err(|failure| failure.to_string())?;
-        if region.has_range() {
-            if let Err(other) = self.ranges.insert(region.description()) {
-                return Err(format!("its range overlaps that of region {other}"));
-            }
-        }
-        self.metrics.region_added();
+        Region::restore(state, self.store_id, self.region_config.clone(), reader)
+            .map_err(|failure| failure.to_string())
+    }
+
+    /// Gives a region its place among the others, where it passes for what `role` says. `passed` are the ticks
+    /// since the start of the store.
+    pub(crate) fn enter(
+        &self,
+        router: &RegionRouter,
+        mut region: Region,
+        role: Option<Role>,
+        passed: u64,
+    ) -> Result<(), String> {
+        let region_id = region.id();
+        region.count_as_passed(passed);
         let gate = self.gates.open(region_id, region.peer().id);
         let newcomer = (!region.description().is_initialised()).then(|| self.newcomers.clone());
-        let fsm = Box::new(RegionFsm::new(region, gate.clone(), newcomer));
+        let mut fsm = Box::new(RegionFsm::new(region, gate.clone(), newcomer));
+        fsm.role = role;
         self.directory.add(region_id, fsm.publisher.published());
-        if let Err(error) = router.register(region_id.get(), fsm, Priority::Normal) {
+        let registered = router.register(region_id.get(), fsm, Priority::Normal);
+        registered.map(drop).map_err(|error| {
             self.gates.close(&gate);
-            return Err(error.to_string());
-        }
-        Ok(true)
+            error.to_string()
+        })
     }
 
     /// From now on the region does something.
-    fn begin(&self, router: &RegionRouter, region: RegionId) {
+    pub(crate) fn begin(&self, router: &RegionRouter, region: RegionId) {
         self.start_ticking(router, region);
         let _ = router.force_send_control(StoreMessage::Created(region));
     }

@@ -240,8 +240,8 @@ impl Metrics {
         self.placement_failures.inc();
     }
 
-    pub(crate) fn region_added(&self) {
-        self.regions.with_label_values(&["new"]).inc();
+    pub(crate) fn region_added(&self, known: Option<Role>) {
+        self.regions.with_label_values(&[role_name(known)]).inc();
     }
 
     pub(crate) fn region_gone(&self, known: Option<Role>) {

@@ -167,6 +167,14 @@ fn what_a_store_led_before_it_was_started_anew_is_led_again_unasked() {
     let network: InProcessTransport = cluster.network.clone();
     let again = Store::builder(StoreId::new(1)).config(sleepy()).log_store(logs[0].clone());
     let again = again.state_machine(map).transport(network.clone()).start().expect("starts");
+    let cold = again.handle().store_status().cold;
+    assert_eq!(cold, REGIONS as usize - led.len(), "what others led is not built");
+    assert!(again
+        .handle()
+        .regions()
+        .iter()
+        .all(|it| it.leader.is_some() != led.contains(&it.region_id)));
+    assert_eq!(again.handle().region_count() as u64, REGIONS);
     network.connect(again.handle());
     let all = [again.handle(), cluster.handle(1), cluster.handle(2)];
     eventually("all that it led has a leader", || {

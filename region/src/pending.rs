@@ -216,6 +216,12 @@ impl Pending {
         }
     }
 
+    /// So many ticks of this life have passed unseen.
+    pub(crate) fn count_as_passed(&mut self, ticks: u64) {
+        let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+        self.no_vote_ticks = self.no_vote_ticks.saturating_sub(ticks);
+    }
+
     /// Whether no promise of an earlier life can be broken by a vote.
     pub(crate) fn may_vote(&self) -> bool {
         self.no_vote_ticks == 0

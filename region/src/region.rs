@@ -186,6 +186,7 @@ impl Region {
         let rejected = message.reject && msg_type == MessageType::MsgAppendResponse;
         self.hear_for_lease(&message);
         self.hear_of_sleep(&message, leads);
+        self.doubt_leader(&message);
         // The only error is "no such peer": of a response to somebody who was removed.
         let _ = self.raw.step(message);
         if rejected {
@@ -661,8 +662,11 @@ impl Region {
         }
         debug_assert!(now.term >= self.reported.term, "{now:?} after {:?}", self.reported);
         let led = self.reported.role == Role::Leader;
+        // The first one may be presumed, and is still to be heard.
+        if self.reported.leader.is_some() {
+            self.sleep.forget_leader();
+        }
         self.reported = now;
-        self.sleep.forget_leader();
         self.begin_reads_anew(led, effects);
         effects.role_change = Some(now);
     }

@@ -100,6 +100,32 @@ impl Region {
         talk.map(|talk| talk.life)
     }
 
+    /// Ticks have passed since the start of the store that this region, which was not built then, has not counted.
+    pub fn count_as_passed(&mut self, ticks: u64) {
+        self.pending.count_as_passed(ticks);
+    }
+
+    /// This peer, just brought back from what was on disk, follows that one, as far as can be known without a word
+    /// of it; the store of that one lives.
+    pub fn presume_leader(&mut self, leader: PeerId) {
+        let raft = &mut self.raw.raft;
+        raft.become_follower(raft.term, leader.get());
+        self.sleep = Sleep { unheeded: true, nudges: true, ..Sleep::default() };
+        self.settle();
+    }
+
+    /// Who asks for votes in a later term does not lead this one, whatever was presumed. `message` has passed the
+    /// guard, and raft-rs does not have it yet.
+    pub(crate) fn doubt_leader(&mut self, message: &Message) {
+        use MessageType::{MsgRequestPreVote, MsgRequestVote};
+        let asks = matches!(message.get_msg_type(), MsgRequestPreVote | MsgRequestVote);
+        let raft = &mut self.raw.raft;
+        let own_leader = message.from == raft.leader_id && message.term > raft.term;
+        if self.sleep.unheeded && asks && own_leader {
+            raft.become_follower(raft.term, raft::INVALID_ID);
+        }
+    }
+
     /// Whether the peer slept, and has not heard of its leader since.
     pub fn is_unheeded(&self) -> bool {
         self.sleep.unheeded

@@ -9,6 +9,7 @@
 //! | `campaign 1` | campaigns |
 //! | `tick 1 [n]` | lets n ticks pass |
 //! | `chill 1` | a peer that sleeps is taken apart and made anew |
+//! | `presume 2 1 [passed=20]` | 2, just started, takes 1 for its leader; so many ticks of its promise have passed |
 //! | `wake 1 [silent]`, `lost 1 2` | wakes a peer after so many silent ticks; tells it that store 2 is lost |
 //! | `propose 1 a b c [size=n] [conf_ver=n] [version=n]` | one batch of commands |
 //! | `fill 1 n [prefix=p]` | n commands in one batch |
@@ -106,6 +107,13 @@ impl Script {
         if name == "chill" {
             let text = if self.cluster().chill(id) { "made anew" } else { "it does not sleep" };
             return Ok(format!("{text}\n"));
+        }
+        if name == "presume" {
+            let leader = PeerId::new(position(args)?);
+            let region = self.cluster().region(id);
+            region.count_as_passed(args.lookup_parse("passed")?.unwrap_or(0));
+            region.presume_leader(leader);
+            return Ok(String::new());
         }
         let silent = args.next_pos().map_or(Ok(0), |argument| argument.parse())?;
         self.cluster().region(id).wake(silent);
@@ -386,7 +394,7 @@ impl Runner for Script {
                 (0..count).for_each(|_: u64| self.cluster().tick(id));
                 String::new()
             }
-            name @ ("wake" | "lost" | "chill") => self.rouse(name, args)?,
+            name @ ("wake" | "lost" | "chill" | "presume") => self.rouse(name, args)?,
             "propose" => self.propose(args)?,
             "fill" => self.fill(args)?,
             "read" => self.read(args)?,
@@ -494,6 +502,7 @@ scripts! {
     many_proposals_one_append
     message_only_ready_waits_behind_unpersisted_write
     peers_are_added_promoted_and_replaced
+    presumed_leader_that_asks_for_votes_is_helped
     read_answered_on_shutdown
     read_index_shared
     read_waits_for_own_term

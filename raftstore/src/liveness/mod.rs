@@ -157,6 +157,11 @@ impl Liveness {
         !watched.lost && *watched.life.get_or_insert(life) == life
     }
 
+    /// A region sleeps whose leader is on that store, as far as can be known after a start, in whichever life.
+    pub(crate) fn watch_presumed(&self, region: RegionId, store: StoreId) {
+        self.inner.lock().watched(store).followers.insert(region);
+    }
+
     /// It has woken, or ended.
     pub(crate) fn leave_leader(&self, region: RegionId, store: StoreId) {
         let mut inner = self.inner.lock();
