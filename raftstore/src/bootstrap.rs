@@ -19,7 +19,6 @@ use region::{PeerId, RegionDescription, RegionId, RegionRecord};
 use rustc_hash::FxHashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
 /// Regions whose records one bootstrap write covers.
 const BOOTSTRAP_BATCH: usize = 1024;
@@ -80,10 +79,10 @@ impl Creator {
         }
         // The state machine may have something of a region whose log is gone.
         let set_aside = self.set_aside.lock();
-        for RegionDescription { id, .. } in admitted.iter().map(|new| &new.record.description) {
-            if let Some(reason) = set_aside.get(id) {
+        for region_id in admitted.iter().map(|new| new.record.description.id) {
+            if let Some(reason) = set_aside.get(&region_id) {
                 let reason = format!("it is set aside: {reason}");
-                return Err(StartError::Region { region_id: *id, reason });
+                return Err(StartError::Region { region_id, reason });
             }
         }
         Ok(())
@@ -127,7 +126,7 @@ impl Creator {
             self.restore(router, new_region(record.clone()));
             return Ok(());
         }
-        let begin = RegionMessage::BeginFromSplit(Arc::new(record.description.clone()));
+        let begin = RegionMessage::BeginFromSplit(record.description.clone());
         let told = router.force_send(region_id.get(), begin);
         self.end_own_promise(region_id, peer);
         told.map_err(|_| {
@@ -171,14 +170,14 @@ impl Creator {
             tracing::info!(region = %region_id, peer = %peer.id, %last, "not created: it was here and has left");
             return Ok(None);
         }
-        if let Err(other) = self.ranges.insert(description) {
+        let record = RegionRecord::new(description.clone(), peer.id);
+        if let Err(other) = self.ranges.insert(&record.description) {
             return Err(fail(format!("its range overlaps that of region {other}")));
         }
         let before = self.peers.create(region_id, peer.id).map_err(|refused| {
             self.ranges.remove(description);
             fail(format!("peer {} cannot be created: {refused}", peer.id))
         })?;
-        let record = RegionRecord::new(description.clone(), peer.id);
         Ok(Some(Admitted { record, how: How::New(before) }))
     }
 
@@ -200,11 +199,11 @@ impl Creator {
             Err((_, Taken::Here)) => return Ok(None),
             Err((_, taken)) => return Err(fail(format!("it is one {taken}"))),
         }
-        if let Err(other) = self.ranges.insert(description) {
+        let record = RegionRecord::new(description.clone(), peer);
+        if let Err(other) = self.ranges.insert(&record.description) {
             self.end_own_promise(region_id, peer);
             return Err(fail(format!("its range overlaps that of region {other}")));
         }
-        let record = RegionRecord::new(description.clone(), peer);
         Ok(Some(Admitted { record, how: How::Told }))
     }
 

@@ -61,7 +61,7 @@ impl Stored {
         let hard_state = stored.hard_state.clone().unwrap_or_default();
         let (last, truncated) = (stored.last_index, stored.truncated.index);
         RegionStatus {
-            description: Arc::new(stored.record.description.clone()),
+            description: stored.record.description.clone(),
             peer_id: stored.record.peer_id,
             role: Role::Follower,
             term: Term::new(hard_state.term),

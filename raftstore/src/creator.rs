@@ -222,7 +222,7 @@ impl Creator {
     pub(crate) fn begin_children(
         &self,
         router: &RegionRouter,
-        parent: &RegionDescription,
+        parent: &Arc<RegionDescription>,
         children: &[RegionDescription],
         leading: bool,
     ) {
@@ -231,7 +231,7 @@ impl Creator {
             peer.is_some_and(|peer| self.peers.keep_promise(child.id, peer.id))
         };
         let (wanted, others): (Vec<_>, Vec<_>) = children.iter().partition(promised);
-        let wanted: Vec<RegionDescription> = wanted.into_iter().cloned().collect();
+        let wanted: Vec<_> = wanted.into_iter().cloned().map(Arc::new).collect();
         for child in others {
             // Its peer here was destroyed before it began, or a later one is here, which gets its contents by
             // a snapshot: as soon as the parent has given up the range, and not before.
@@ -244,7 +244,7 @@ impl Creator {
         self.ranges.split(parent, &wanted);
         self.metrics.count_splits(wanted.len());
         self.observers.tell(parent.id, || RegionEvent::Split {
-            parts: std::iter::once(parent).chain(children).cloned().collect(),
+            parts: std::iter::once(&**parent).chain(children).cloned().collect(),
         });
         for child in wanted {
             self.begin_child(router, child, leading);
@@ -262,12 +262,12 @@ impl Creator {
         self.set_aside.lock().insert(region, reason);
     }
 
-    fn begin_child(&self, router: &RegionRouter, child: RegionDescription, leading: bool) {
+    fn begin_child(&self, router: &RegionRouter, child: Arc<RegionDescription>, leading: bool) {
         let id = child.id;
         if self.set_aside.lock().contains_key(&id) {
             return;
         }
-        let begin = || RegionMessage::BeginFromSplit(Arc::new(child.clone()));
+        let begin = || RegionMessage::BeginFromSplit(child.clone());
         if router.mailbox(id.get()).is_some() {
             let _ = router.force_send(id.get(), begin());
         } else if let Some(peer) = child.peer_on(self.store_id) {
@@ -325,18 +325,18 @@ impl Creator {
             }
         }
         damaged.into_iter().for_each(|region| self.keep_range(region, None));
-        in_threads(here, threads, |(_, RegionDescription { id, .. })| {
-            if router.mailbox(id.get()).is_some() {
-                self.begin(router, id);
+        in_threads(here, threads, |(_, recorded)| {
+            if router.mailbox(recorded.id.get()).is_some() {
+                self.begin(router, recorded.id);
             }
             None::<()>
         });
     }
 
     /// What is set aside keeps its range: its contents are there, and somebody may repair its records.
-    fn keep_range(&self, region: RegionId, recorded: Option<RegionDescription>) {
+    fn keep_range(&self, region: RegionId, recorded: Option<Arc<RegionDescription>>) {
         let applied = self.known_to_state_machine(region).ok().flatten();
-        let known = applied.map(|applied| (*applied.description).clone()).or(recorded);
+        let known = applied.map(|applied| applied.description).or(recorded);
         // Where a sound region has a part of it, what is known of it is old.
         if known.is_none_or(|known| known.is_initialised() && self.ranges.insert(&known).is_err()) {
             self.ranges.add_unknown(region);
@@ -431,7 +431,7 @@ impl Creator {
         if may_sleep {
             if let Some((leader, described)) = self.needs_nothing(&stored, applied.as_ref()) {
                 self.insert_range(&described)?;
-                stored.record.description = (*described).clone();
+                stored.record.description = described;
                 self.sleep_on(stored, leader);
                 return Ok(true);
             }
@@ -445,7 +445,7 @@ impl Creator {
         Ok(true)
     }
 
-    fn insert_range(&self, description: &RegionDescription) -> Result<(), String> {
+    fn insert_range(&self, description: &Arc<RegionDescription>) -> Result<(), String> {
         let inserted = self.ranges.insert(description);
         inserted.map_err(|other| format!("its range overlaps that of region {other}"))
     }
@@ -506,7 +506,7 @@ impl Creator {
         if known.as_ref().is_some_and(|known| known.index >= index) {
             return Ok(known);
         }
-        let description = Arc::new(record.description.clone());
+        let description = record.description.clone();
         let applied = AppliedState { index, term, description };
         let state_machine = &*self.state_machine;
         match install_staged(state_machine, &*self.files, applied.clone(), record.peer_id) {

@@ -109,7 +109,7 @@ impl Peers {
         let (region, peer) = (record.description.id, record.peer_id);
         let known = match record.tombstone {
             true => {
-                let description = Arc::new(record.description.clone());
+                let description = record.description.clone();
                 let left_at = record.left_at;
                 Known::Tombstone(peer, Arc::new(Removal { description, left_at }))
             }
@@ -335,7 +335,8 @@ mod tests {
         // One with an earlier peer, and one with a range.
         assert_eq!(split(parent, nine), Err((nine, Taken::Here)));
         let peer = region::Peer::voter(TWO, region::StoreId::new(1));
-        ranges.insert(&RegionDescription::new(REGION, "m", "", [peer])).expect("free");
+        let own = Arc::new(RegionDescription::new(REGION, "m", "", [peer]));
+        ranges.insert(&own).expect("free");
         assert_eq!(split(parent, REGION), Err((REGION, Taken::Here)));
         // A later peer of the child is none; but it gets no range before the split is applied.
         let ten = RegionId::new(10);

@@ -1,11 +1,13 @@
 //! Which region holds a key.
 
-use bytes::Bytes;
 use parking_lot::RwLock;
 use region::{RegionDescription, RegionId};
 use rustc_hash::FxHashMap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// The ranges of the live regions of a store, behind one lock.
 ///
@@ -15,25 +17,54 @@ pub(crate) struct RangeMap {
     ranges: RwLock<Ranges>,
 }
 
-/// Invariant: `starts` holds for each region the key under which `by_start` holds it.
+/// Invariant: the two hold the same.
 #[derive(Debug, Default)]
 struct Ranges {
-    /// By start key; the end key (empty: unbounded) and the region.
-    by_start: BTreeMap<Bytes, (Bytes, RegionId)>,
-    starts: FxHashMap<RegionId, Bytes>,
+    by_start: BTreeSet<ByStart>,
+    by_region: FxHashMap<RegionId, ByStart>,
     /// Regions that are here, and of which nobody can tell the range.
     unknown: BTreeSet<RegionId>,
 }
 
+/// A region's range, in the order of start keys. Shared with the region, as long as nothing else about it changes.
+#[derive(Clone, Debug)]
+struct ByStart(Arc<RegionDescription>);
+
+impl Borrow<[u8]> for ByStart {
+    fn borrow(&self) -> &[u8] {
+        &self.0.start_key
+    }
+}
+
+impl Ord for ByStart {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.start_key.cmp(&other.0.start_key)
+    }
+}
+
+impl PartialOrd for ByStart {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByStart {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for ByStart {}
+
 impl RangeMap {
     /// Adds a region's range. If it overlaps that of another region, that one is returned. The region may
     /// have this range already, but no other.
-    pub(crate) fn insert(&self, description: &RegionDescription) -> Result<(), RegionId> {
+    pub(crate) fn insert(&self, description: &Arc<RegionDescription>) -> Result<(), RegionId> {
         let mut ranges = self.ranges.write();
         if let Some(other) = ranges.overlapping(description) {
             return Err(other);
         }
-        match ranges.starts.contains_key(&description.id) && !ranges.holds(description) {
+        match ranges.by_region.contains_key(&description.id) && !ranges.holds(description) {
             true => Err(description.id),
             false => {
                 ranges.set(description);
@@ -65,7 +96,7 @@ impl RangeMap {
 
     /// Whether a region has a range here.
     pub(crate) fn has(&self, region: RegionId) -> bool {
-        self.ranges.read().starts.contains_key(&region)
+        self.ranges.read().by_region.contains_key(&region)
     }
 
     /// Whether a region could have this range: no other one overlaps it.
@@ -80,7 +111,7 @@ impl RangeMap {
 
     /// Gives a region another range than it has, if it has any. If another region overlaps it, nothing
     /// changes. Says whether it was done.
-    pub(crate) fn replace(&self, description: &RegionDescription) -> bool {
+    pub(crate) fn replace(&self, description: &Arc<RegionDescription>) -> bool {
         let mut ranges = self.ranges.write();
         let free = ranges.in_the_way_of(description).is_none();
         if free {
@@ -90,7 +121,11 @@ impl RangeMap {
     }
 
     /// Divides the range of a region, in one step. A child whose range is taken gets none.
-    pub(crate) fn split(&self, parent: &RegionDescription, children: &[RegionDescription]) {
+    pub(crate) fn split(
+        &self,
+        parent: &Arc<RegionDescription>,
+        children: &[Arc<RegionDescription>],
+    ) {
         let mut ranges = self.ranges.write();
         ranges.set(parent);
         for child in children {
@@ -104,8 +139,8 @@ impl RangeMap {
     pub(crate) fn find(&self, key: &[u8]) -> Option<RegionId> {
         let ranges = self.ranges.read();
         let up_to_key = (Bound::Unbounded, Bound::Included(key));
-        let (_, (end, region)) = ranges.by_start.range::<[u8], _>(up_to_key).next_back()?;
-        (end.is_empty() || &end[..] > key).then_some(*region)
+        let ByStart(found) = ranges.by_start.range::<[u8], _>(up_to_key).next_back()?;
+        reaches_beyond(found, key).then_some(found.id)
     }
 }
 
@@ -115,51 +150,59 @@ impl Ranges {
     fn overlapping(&self, description: &RegionDescription) -> Option<RegionId> {
         let end = match description.end_key.is_empty() {
             true => Bound::Unbounded,
-            false => Bound::Excluded(description.end_key.clone()),
+            false => Bound::Excluded(&description.end_key[..]),
         };
-        let before_end = self.by_start.range((Bound::Unbounded, end)).rev();
-        let mut others = before_end.filter(|(_, (_, region))| *region != description.id);
-        let (_, (end, region)) = others.next()?;
-        (end.is_empty() || *end > description.start_key).then_some(*region)
+        let before_end = self.by_start.range::<[u8], _>((Bound::Unbounded, end)).rev();
+        let mut others = before_end.filter(|ByStart(other)| other.id != description.id);
+        let ByStart(other) = others.next()?;
+        reaches_beyond(other, &description.start_key).then_some(other.id)
     }
 
     /// The same, or one that may overlap it, for all that is known.
     fn in_the_way_of(&self, description: &RegionDescription) -> Option<RegionId> {
-        let is_new = !self.starts.contains_key(&description.id);
+        let is_new = !self.by_region.contains_key(&description.id);
         self.overlapping(description).or(self.unknown.first().copied().filter(|_| is_new))
     }
 
     fn holds(&self, description: &RegionDescription) -> bool {
-        let known = self.by_start.get(&description.start_key);
-        known.is_some_and(|known| *known == (description.end_key.clone(), description.id))
+        let known = self.by_region.get(&description.id);
+        known.is_some_and(|ByStart(known)| {
+            (&known.start_key, &known.end_key) == (&description.start_key, &description.end_key)
+        })
     }
 
-    fn set(&mut self, description: &RegionDescription) {
+    fn set(&mut self, description: &Arc<RegionDescription>) {
         self.remove(description.id);
-        let (start, end) = (description.start_key.clone(), description.end_key.clone());
-        self.starts.insert(description.id, start.clone());
-        self.by_start.insert(start, (end, description.id));
+        let range = ByStart(description.clone());
+        self.by_region.insert(description.id, range.clone());
+        self.by_start.insert(range);
     }
 
     fn remove(&mut self, region: RegionId) {
-        if let Some(start) = self.starts.remove(&region) {
-            self.by_start.remove(&start);
+        if let Some(range) = self.by_region.remove(&region) {
+            self.by_start.remove(&range);
         }
     }
+}
+
+/// Whether the region's range, which begins at `key` or before, holds `key`.
+fn reaches_beyond(region: &RegionDescription, key: &[u8]) -> bool {
+    region.end_key.is_empty() || region.end_key[..] > *key
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use region::{Peer, PeerId, PeerRole, StoreId};
 
-    fn region(id: u64, start: &'static str, end: &'static str) -> RegionDescription {
-        RegionDescription::new(
+    fn region(id: u64, start: &'static str, end: &'static str) -> Arc<RegionDescription> {
+        Arc::new(RegionDescription::new(
             RegionId::new(id),
             Bytes::from(start),
             Bytes::from(end),
             [Peer { id: PeerId::new(id), store: StoreId::new(1), role: PeerRole::Voter }],
-        )
+        ))
     }
 
     #[test]

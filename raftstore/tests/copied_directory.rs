@@ -160,7 +160,7 @@ fn compare_log(copy: &Copy, written: &Written) -> Result<BTreeSet<RegionId>, Str
         stored.damaged.iter().map(|region| region.region_id).collect();
     for region in stored.regions {
         let id = region.record.description.id;
-        assert_eq!(region.record.description, common::region(id.get(), REGIONS));
+        assert_eq!(*region.record.description, common::region(id.get(), REGIONS));
         let committed = region.hard_state.map_or(0, |state| state.commit);
         match read_all(&log, id, region.last_index) {
             Ok(entries) => {

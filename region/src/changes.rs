@@ -439,7 +439,7 @@ impl Region {
         // index alone does not tell: a leader that has applied nothing yet sends such a snapshot, too.)
         let begins = std::mem::take(&mut self.pending.begins_from_split);
         let change = (!begins).then(|| {
-            let mut record = RegionRecord::new((*applied.description).clone(), self.peer.id);
+            let mut record = RegionRecord::new(applied.description.clone(), self.peer.id);
             record.installing = Some(begin);
             parts.records.push(record);
             RegionChange::Install

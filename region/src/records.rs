@@ -62,7 +62,7 @@ impl AppliedState {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RegionRecord {
     /// The description at the time of the record; the [`AppliedState`]'s is newer.
-    pub description: RegionDescription,
+    pub description: Arc<RegionDescription>,
     /// Which of the peers is ours. Of a tombstone: the id that may not return.
     pub peer_id: PeerId,
     /// The peer is destroyed: this id, and every smaller one, may never return.
@@ -100,9 +100,9 @@ impl RegionRecord {
     const RECORD: &'static str = "region record";
 
     /// Of a peer that is here.
-    pub fn new(description: RegionDescription, peer_id: PeerId) -> Self {
+    pub fn new(description: impl Into<Arc<RegionDescription>>, peer_id: PeerId) -> Self {
         Self {
-            description,
+            description: description.into(),
             peer_id,
             tombstone: false,
             origin: None,
@@ -113,7 +113,7 @@ impl RegionRecord {
 
     /// Of a peer that may never return.
     pub fn tombstone(removal: &Removal, peer_id: PeerId) -> Self {
-        let description = (*removal.description).clone();
+        let description = removal.description.clone();
         Self { tombstone: true, left_at: removal.left_at, ..Self::new(description, peer_id) }
     }
 
@@ -168,6 +168,7 @@ impl RegionRecord {
         let installing = message.installing.as_ref().map(TruncatedState::from_proto).transpose()?;
         let left_at = message.left_at.as_ref().map(TruncatedState::from_proto).transpose()?;
         let tombstone = message.tombstone;
+        let description = Arc::new(description);
         Ok(Self { description, peer_id, tombstone, origin, installing, left_at })
     }
 }

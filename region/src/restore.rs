@@ -119,7 +119,7 @@ fn check_uninitialised(
         return inconsistent(region_id, "the commit index", hard_state.commit, rule);
     }
     Ok(SoundState {
-        description: Arc::new(record.description.clone()),
+        description: record.description.clone(),
         me: Peer::learner(record.peer_id, store_id),
         no_vote_ticks: no_vote_ticks(state.hard_state.as_ref(), election_ticks),
         written: hard_state.clone(),
@@ -158,7 +158,7 @@ fn check_description(
     let region_id = record.description.id;
     let description = match &state.applied {
         Some(applied) => applied.description.clone(),
-        None => Arc::new(record.description.clone()),
+        None => record.description.clone(),
     };
     description.validate().map_err(|cause| RegionFailure::Description { region_id, cause })?;
     if description.id != region_id {

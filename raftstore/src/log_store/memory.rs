@@ -78,6 +78,10 @@ impl RegionLog {
                 self.last_index(),
             );
             self.entries.truncate((first.index - begin) as usize);
+            if self.entries.capacity() == 0 {
+                // Of many a region this is all there ever is.
+                self.entries.reserve_exact(write.entries.len());
+            }
             self.entries.extend(write.entries);
         }
         if let Some(truncated) = write.truncated {

@@ -2,6 +2,7 @@
 
 use super::{expect, fail, hard_state, record, truncated, LogStoreSubject, Model, Run};
 use crate::{LogBatch, LogStore, RegionWrite, StoreId, StoreIdent, Stored};
+use std::sync::Arc;
 
 pub(super) fn all<S: LogStoreSubject>(subject: &S) {
     parts_are_replaced_whole_or_stay(subject);
@@ -18,7 +19,7 @@ fn parts_are_replaced_whole_or_stay<S: LogStoreSubject>(subject: &S) {
     let (other, begin_other) = Model::begin(2);
     run.write(vec![begin, begin_other], true);
     let mut changed = record(1, false);
-    changed.description.epoch.version = 9;
+    Arc::make_mut(&mut changed.description).epoch.version = 9;
     changed.installing = Some(truncated(8, 6));
     let steps: Vec<(&str, RegionWrite)> = vec![
         ("a hard state", model.write(|write| write.hard_state = Some(hard_state(6, 11, 5)))),
