@@ -367,8 +367,10 @@ impl<N: Fsm, C: Fsm> Scheduler<N, C> {
     }
 
     /// Wakes a sleeping poller where something waits with one that has not looked into its inbox since
-    /// the last call. `seen` remembers from call to call. Broadcasts wait with poller 0.
-    pub(crate) fn help_the_stuck(&self, seen: &mut [u64], broadcasts: bool) {
+    /// the last call. `seen` remembers from call to call. Broadcasts wait with poller 0. Says whether anything
+    /// waits at all.
+    pub(crate) fn help_the_stuck(&self, seen: &mut [u64], broadcasts: bool) -> bool {
+        let mut any_waits = false;
         // Retired ones too: one that blocks hands nothing on.
         for (index, seen) in seen.iter_mut().enumerate() {
             let (pulls, control) = {
@@ -380,7 +382,9 @@ impl<N: Fsm, C: Fsm> Scheduler<N, C> {
                 self.wake_a_thief(index);
             }
             *seen = pulls;
+            any_waits |= waits;
         }
+        any_waits
     }
 
     /// Whether no poller has anything to do.

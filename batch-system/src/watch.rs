@@ -1,9 +1,9 @@
 //! The one thread of a pool that runs no FSM: it turns the timer wheel, and sees to it that what waits
 //! behind a handler that blocks is taken over by a poller that sleeps.
 //!
-//! While pollers work it looks every few milliseconds. When all have slept for a while it sleeps too,
-//! until the next timer; a poller that wakes then wakes it as well, which costs a system call once per
-//! quiet spell and a lock otherwise.
+//! While pollers work, or anything waits with one, it looks every few milliseconds. When all have slept for a few
+//! looks it sleeps too, until the next timer; a poller that wakes then wakes it as well, which costs a system call
+//! once per quiet spell and a lock otherwise.
 
 use crate::fsm::Fsm;
 use crate::router::Router;
@@ -11,8 +11,8 @@ use crate::sync::{Condvar, Mutex};
 use crate::timer::{time_of_tick, TIMER_GRANULARITY};
 use std::time::Duration;
 
-/// So many looks in a row at a pool asleep, and the watch sleeps.
-const QUIET_LOOKS: u32 = 100;
+/// So many looks in a row at a pool asleep with nothing to do, and the watch sleeps.
+const QUIET_LOOKS: u32 = 4;
 
 /// The longest sleep; its end does nothing but look.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
@@ -99,8 +99,8 @@ pub(crate) fn run<N: Fsm, C: Fsm>(router: &Router<N, C>) {
         shared.watch.begin_look();
         let next_due = shared.timers.advance(shared, &mut outbox);
         outbox.flush();
-        shared.scheduler.help_the_stuck(&mut seen, !shared.broadcasts.is_empty());
-        quiet = if shared.scheduler.all_asleep() { quiet + 1 } else { 0 };
+        let waits = shared.scheduler.help_the_stuck(&mut seen, !shared.broadcasts.is_empty());
+        quiet = if shared.scheduler.all_asleep() && !waits { quiet + 1 } else { 0 };
         let (how_long, until) = if quiet < QUIET_LOOKS {
             (TIMER_GRANULARITY, None)
         } else {
