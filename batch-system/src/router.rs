@@ -209,6 +209,10 @@ impl<N: Fsm, C: Fsm> Shared<N, C> {
         let mut shard = self.shard(cell.address()).write();
         if shard.get(&cell.address()).is_some_and(|found| Arc::ptr_eq(found, cell)) {
             shard.remove(&cell.address());
+            // Where many FSMs have ended, their places are given back.
+            if shard.len() < shard.capacity() / 8 {
+                shard.shrink_to_fit();
+            }
         }
     }
 

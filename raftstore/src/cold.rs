@@ -90,6 +90,13 @@ struct Cold {
     writes: u64,
 }
 
+/// To be called when something was removed: most may have been, the regions being cold.
+pub(crate) fn give_back_room<T>(table: &mut FxHashMap<RegionId, T>) {
+    if table.len() < table.capacity() / 8 {
+        table.shrink_to_fit();
+    }
+}
+
 /// The cold regions of a store.
 pub(crate) struct ColdRegions {
     shards: Box<[Mutex<Shard>]>,

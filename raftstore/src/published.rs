@@ -10,6 +10,7 @@
 //! Caveat: these are copies, for people, metrics and placement. Nothing that must be right may rest on
 //! them.
 
+use crate::cold::give_back_room;
 use parking_lot::{Mutex, RwLock};
 use region::{Index, PeerId, PeerProgress, Region, RegionDescription, RegionId, Role, Term};
 use rustc_hash::FxHashMap;
@@ -289,6 +290,7 @@ impl Directory {
         let mut shard = self.shard(region).write();
         if shard.get(&region).is_some_and(|known| Arc::ptr_eq(known, published)) {
             shard.remove(&region);
+            give_back_room(&mut shard);
         }
     }
 

@@ -20,6 +20,7 @@
 //! Invariant: one poller at a time publishes; `generation` is 0 while the other numbers change, and once the
 //! region has ended. A gate belongs to one life of a peer: one that is created anew has another (#9517).
 
+use crate::cold::give_back_room;
 use parking_lot::RwLock;
 use region::{Index, PeerId, ReadMode, ReadPoint, ReadWay, RegionEpoch, RegionId, Serving};
 use rustc_hash::FxHashMap;
@@ -190,6 +191,7 @@ impl ReadGates {
         let mut shard = self.shard(gate.region_id).write();
         if shard.get(&gate.region_id).is_some_and(|known| Arc::ptr_eq(known, gate)) {
             shard.remove(&gate.region_id);
+            give_back_room(&mut shard);
         }
     }
 }

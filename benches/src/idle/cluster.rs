@@ -176,12 +176,9 @@ impl Cluster {
             .registry(node.registry.clone());
         let builder = match &node.log {
             Log::Memory(log) => builder.log_store(log.clone()),
-            Log::Directory(dir) => {
-                // What it had applied has gone with the process; the log brings it again.
-                node.ledger = Arc::new(Ledger::new(self.watch.regions));
-                builder.data_dir(dir)
-            }
+            Log::Directory(dir) => builder.data_dir(dir),
         };
+        // The state machine has what it had, as one on disk would.
         let started = builder.state_machine(node.ledger.clone()).start();
         let store = started.map_err(|error| self.watch.failed("start", error))?;
         self.network.connect(store.handle());
