@@ -18,7 +18,7 @@
 //! Invariant: a region is registered, or noted here, or both while it cools; and never an Fsm of it exists
 //! beside a cold one.
 
-use crate::creator::Creator;
+use crate::creator::{Creator, Late};
 use crate::log_store::StoredRegion;
 use crate::message::RegionMessage;
 use crate::region_fsm::{RegionFsm, RegionRouter};
@@ -100,7 +100,7 @@ pub(crate) fn give_back_room<T>(table: &mut FxHashMap<RegionId, T>) {
 /// The cold regions of a store.
 pub(crate) struct ColdRegions {
     shards: Box<[Mutex<Shard>]>,
-    /// Notes of both kinds.
+    /// Notes of all kinds.
     count: AtomicUsize,
 }
 
@@ -252,8 +252,7 @@ impl Creator {
             waiting.push(message);
             return Ok(());
         }
-        self.warm_up(router, region, &mut shard);
-        drop(shard);
+        self.warm_up(router, region, shard);
         // It may have been warm by then.
         router.send(region.get(), message)
     }
@@ -272,28 +271,35 @@ impl Creator {
             waiting.push(RegionMessage::Continue);
             return true;
         }
-        self.warm_up(router, region, &mut shard);
+        self.warm_up(router, region, shard);
         router.mailbox(region.get()).is_some()
     }
 
-    fn warm_up(&self, router: &RegionRouter, region: RegionId, shard: &mut Shard) {
-        if !matches!(shard.get(&region), Some(Note::Cold(_) | Note::Stored(_))) {
-            return;
-        }
-        if let Some(note) = shard.remove(&region) {
-            match note {
-                Note::Cold(cold) => self.register_anew(router, region, *cold),
-                Note::Stored(stored) => self.build_late(router, *stored),
-                Note::Cooling(_) => {}
+    fn warm_up(&self, router: &RegionRouter, region: RegionId, mut shard: MutexGuard<'_, Shard>) {
+        let made = match shard.remove(&region) {
+            Some(Note::Cold(cold)) => self.register_anew(router, region, *cold),
+            Some(Note::Stored(stored)) => self.build_late(router, *stored),
+            Some(cooling) => {
+                shard.insert(region, cooling);
+                return;
             }
-            // Not before: who finds neither a mailbox nor anything cold looks for a mailbox again.
-            self.cold.is_warm();
+            None => return,
+        };
+        // Not before: who finds neither a mailbox nor anything cold looks for a mailbox again.
+        self.cold.is_warm();
+        drop(shard);
+        if let Err(reason) = made {
+            tracing::error!(%region, reason, "region set aside");
+            // Not under the lock: observers are told, and may look at any region.
+            self.set_aside(region, reason);
         }
     }
 
     /// Whether what the last life of the store has left needs nothing: it is applied to the end, and this peer has
     /// voted for another one. That one leads, if anybody leads this term: of three voters nobody else has another two
-    /// votes. If nobody does, somebody is awake who asks for votes. Says who leads, and what the region is.
+    /// votes. (Unless there were more of them when it began; then somebody else may be watched, and the leader is heard
+    /// as soon as there is anything to hear.) If nobody leads, somebody is awake who asks for votes, having voted for
+    /// itself. Says who leads, and what the region is.
     pub(crate) fn needs_nothing(
         &self,
         stored: &StoredRegion,
@@ -330,12 +336,13 @@ impl Creator {
         self.cold.count.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Somebody wants something of a region that was not built at the start.
-    fn build_late(&self, router: &RegionRouter, Stored { region: stored, leader }: Stored) {
+    /// Somebody wants something of a region that was not built at the start. Says why it must be set aside, if it
+    /// must.
+    fn build_late(&self, router: &RegionRouter, stored: Stored) -> Result<(), String> {
+        let Stored { region: stored, leader } = stored;
         let region = stored.record.description.id;
-        let doubted = self.liveness.silent_ticks(region, leader.store, 0) > 0;
-        self.liveness.leave_leader(region, leader.store);
         self.liveness.note_asleep(false);
+        let doubted = self.liveness.silent_ticks(region, leader.store, 0) > 0;
         let built = catch_unwind(AssertUnwindSafe(|| {
             let applied = self.known_to_state_machine(region)?;
             let mut built = self.build(stored, applied)?;
@@ -345,21 +352,31 @@ impl Creator {
             Ok(built)
         }));
         let panicked = || Err("something panicked when it was brought back".to_owned());
-        let entered = built.unwrap_or_else(|_| panicked()).and_then(|built| {
-            self.enter(router, built, Some(Role::Follower), self.liveness.ticks())
-        });
-        match entered {
-            Ok(()) => self.begin(router, region),
-            Err(_) if self.chores.is_closed() => {}
+        let built = built.unwrap_or_else(|_| panicked());
+        // As long as it has not heard of its leader, that one's store is watched.
+        let rest = (built.is_ok() && !doubted).then(|| Rest::presumed(leader.store));
+        if rest.is_none() {
+            self.liveness.leave_leader(region, leader.store);
+        }
+        let late = Late { ticks: self.liveness.ticks(), rest };
+        match built.map(|built| self.enter(router, built, Some(late))) {
+            Ok(Ok(())) => self.begin(router, region),
+            Ok(Err(_shut_down)) => self.metrics.region_gone(Some(Role::Follower)),
             Err(reason) => {
-                tracing::error!(%region, reason, "region set aside");
                 self.metrics.region_gone(Some(Role::Follower));
-                self.set_aside(region, reason);
+                return Err(reason);
             }
         }
+        Ok(())
     }
 
-    fn register_anew(&self, router: &RegionRouter, region: RegionId, cold: Cold) {
+    /// Says why it must be set aside, if it must.
+    fn register_anew(
+        &self,
+        router: &RegionRouter,
+        region: RegionId,
+        cold: Cold,
+    ) -> Result<(), String> {
         let Cold { region: cold, rest, writes } = cold;
         let (peer, description) = (cold.peer_id(), cold.description().clone());
         let role = Some(if cold.is_leader() { Role::Leader } else { Role::Follower });
@@ -367,11 +384,9 @@ impl Creator {
         let thawed = match cold.thaw(self.store_id, self.region_config.clone(), reader) {
             Ok(thawed) => thawed,
             Err(failure) => {
-                let reason = failure.to_string();
-                tracing::error!(%region, reason, "region set aside");
                 rest.into_iter().for_each(|rest| rest.end(&description, &self.liveness));
                 self.metrics.region_gone(role);
-                return self.set_aside(region, reason);
+                return Err(failure.to_string());
             }
         };
         let since = rest.as_ref().map_or(0, Rest::since);
@@ -386,6 +401,7 @@ impl Creator {
             // What it comes for may not wake it.
             router.outbox().send_after(region.get(), cold_after, RegionMessage::Cool(since));
         }
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use crate::published::Directory;
 use crate::range_map::RangeMap;
 use crate::read_gate::ReadGates;
 use crate::region_fsm::{RegionFsm, RegionRouter};
+use crate::rest::Rest;
 use crate::snapshot::{
     flush, forget, install_staged, staged_name, Arrival, Chore, ChoreQueue, NotInstalled,
     SnapshotFiles, StagedName,
@@ -63,6 +64,24 @@ pub(crate) struct Creator {
     pub(crate) newcomers: Arc<()>,
     /// One bootstrap at a time.
     pub(crate) bootstrapping: parking_lot::Mutex<()>,
+}
+
+/// Where a region is once the log store has told of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Not here, or set aside.
+    Gone,
+    /// It needs nothing, and was not built.
+    Asleep,
+    /// It has an Fsm.
+    Built,
+}
+
+/// A region that needed nothing when the store was started, and was built so many ticks later.
+pub(crate) struct Late {
+    pub(crate) ticks: u64,
+    /// Who is watched, if somebody is.
+    pub(crate) rest: Option<Rest>,
 }
 
 impl Creator {
@@ -281,7 +300,6 @@ impl Creator {
 
     /// Brings all regions back that the log store holds, on so many threads; with none, on this one.
     pub(crate) fn restore_all(&self, router: &RegionRouter, mut stored: Stored, threads: usize) {
-        router.send_control_after(self.tick_interval, StoreMessage::AskOthers);
         let damaged: Vec<RegionId> = stored.damaged.iter().map(|region| region.region_id).collect();
         for damaged in stored.damaged {
             tracing::error!(region = %damaged.region_id, damaged.reason, "region set aside");
@@ -317,20 +335,21 @@ impl Creator {
             Some((self.register(router, region, !busy), recorded))
         });
         self.set_aside_with_parents(router, &unborn);
-        let (here, gone): (Vec<_>, Vec<_>) = registered.into_iter().partition(|(here, _)| *here);
         // Only now: those that are sound have the first say.
-        for (_, recorded) in gone {
+        for (_, recorded) in registered.iter().filter(|(place, _)| *place == Place::Gone) {
             if self.set_aside.lock().contains_key(&recorded.id) {
-                self.keep_range(recorded.id, Some(recorded));
+                self.keep_range(recorded.id, Some(recorded.clone()));
             }
         }
         damaged.into_iter().for_each(|region| self.keep_range(region, None));
-        in_threads(here, threads, |(_, recorded)| {
-            if router.mailbox(recorded.id.get()).is_some() {
+        in_threads(registered, threads, |(place, recorded)| {
+            if place == Place::Built && router.mailbox(recorded.id.get()).is_some() {
                 self.begin(router, recorded.id);
             }
             None::<()>
         });
+        // Not before: a question counts as unanswered in a few ticks, and what it wakes would begin too early.
+        router.send_control_after(self.tick_interval, StoreMessage::AskOthers);
     }
 
     /// What is set aside keeps its range: its contents are there, and somebody may repair its records.
@@ -375,19 +394,19 @@ impl Creator {
     /// Brings a region to life from what the log store holds.
     pub(crate) fn restore(&self, router: &RegionRouter, stored: StoredRegion) {
         let region = stored.record.description.id;
-        if self.register(router, stored, false) {
+        if self.register(router, stored, false) == Place::Built {
             self.begin(router, region);
         }
     }
 
-    /// Makes a region from what the log store holds; says whether it is here. One that is damaged is set aside,
+    /// Makes a region from what the log store holds; says where it is. One that is damaged is set aside,
     /// and the others go on. One that needs nothing is not made before somebody wants something of it, if it
     /// `may_sleep`.
-    fn register(&self, router: &RegionRouter, stored: StoredRegion, may_sleep: bool) -> bool {
+    fn register(&self, router: &RegionRouter, stored: StoredRegion, may_sleep: bool) -> Place {
         let region_id = stored.record.description.id;
         // Log store, state machine and snapshot files are asked, and may panic.
         let restored = catch_unwind(AssertUnwindSafe(|| match stored.record.tombstone {
-            true => self.finish_destroying(&stored.record).map(|()| false),
+            true => self.finish_destroying(&stored.record).map(|()| Place::Gone),
             false => self.try_register(router, stored, may_sleep),
         }));
         let panicked = || Err("something panicked when it was brought back".to_owned());
@@ -396,7 +415,7 @@ impl Creator {
                 tracing::error!(region = %region_id, reason, "region set aside");
                 self.set_aside(region_id, reason);
             }
-            false
+            Place::Gone
         })
     }
 
@@ -413,7 +432,7 @@ impl Creator {
         router: &RegionRouter,
         mut stored: StoredRegion,
         may_sleep: bool,
-    ) -> Result<bool, String> {
+    ) -> Result<Place, String> {
         let peer = stored.record.peer_id;
         let applied = self.applied_state(&stored.record)?;
         if let Some(applied) = &applied {
@@ -425,7 +444,7 @@ impl Creator {
                 self.peers.bury(peer, &last);
                 let chore = Chore::Destroy(last, peer);
                 let _ = self.chores.push_always(chore, 1);
-                return Ok(false);
+                return Ok(Place::Gone);
             }
         }
         if may_sleep {
@@ -433,7 +452,7 @@ impl Creator {
                 self.insert_range(&described)?;
                 stored.record.description = described;
                 self.sleep_on(stored, leader);
-                return Ok(true);
+                return Ok(Place::Asleep);
             }
         }
         let region = self.build(stored, applied)?;
@@ -441,8 +460,8 @@ impl Creator {
             self.insert_range(region.description())?;
         }
         self.metrics.region_added(None);
-        self.enter(router, region, None, 0)?;
-        Ok(true)
+        self.enter(router, region, None)?;
+        Ok(Place::Built)
     }
 
     fn insert_range(&self, description: &Arc<RegionDescription>) -> Result<(), String> {
@@ -469,21 +488,24 @@ impl Creator {
             .map_err(|failure| failure.to_string())
     }
 
-    /// Gives a region its place among the others, where it passes for what `role` says. `passed` are the ticks
-    /// since the start of the store.
+    /// Gives a region its place among the others.
+    ///
+    /// # Errors
+    /// When the pool shuts down.
     pub(crate) fn enter(
         &self,
         router: &RegionRouter,
-        mut region: Region,
-        role: Option<Role>,
-        passed: u64,
+        region: Region,
+        late: Option<Late>,
     ) -> Result<(), String> {
         let region_id = region.id();
-        region.count_as_passed(passed);
         let gate = self.gates.open(region_id, region.peer().id);
         let newcomer = (!region.description().is_initialised()).then(|| self.newcomers.clone());
         let mut fsm = Box::new(RegionFsm::new(region, gate.clone(), newcomer));
-        fsm.role = role;
+        if let Some(Late { ticks, rest }) = late {
+            fsm.region.count_as_passed(ticks);
+            (fsm.role, fsm.rest) = (Some(Role::Follower), rest);
+        }
         self.directory.add(region_id, fsm.publisher.published());
         let registered = router.register(region_id.get(), fsm, Priority::Normal);
         registered.map(drop).map_err(|error| {

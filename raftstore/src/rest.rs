@@ -18,6 +18,12 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
+    /// Of a region that has just been built, and has not heard yet of the leader that it presumes on this store.
+    pub(crate) fn presumed(leader: StoreId) -> Self {
+        // It has heard nobody in this life.
+        Self { asleep: false, since: 0, leader: Some(leader) }
+    }
+
     /// At which tick of the store it began.
     pub(crate) fn since(&self) -> u64 {
         self.since

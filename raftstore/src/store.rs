@@ -175,8 +175,8 @@ pub(crate) fn reclaim(creator: &Creator, router: &RegionRouter) {
         Ok(Ok(holding)) => {
             let mut outbox = router.outbox();
             for region in holding {
-                // A region that is too busy is asked again next time. One that is cold had its log cut as far as
-                // it could be then.
+                // A region that is too busy is asked again next time. One that is cold, or was
+                // not built, comes back for it.
                 let asked = outbox.send(region.get(), RegionMessage::CompactSoon);
                 if let Err(SendError::Closed(message)) = asked {
                     let _ = creator.reach(router, region, message);

@@ -3,10 +3,12 @@
 mod common;
 
 use common::{config, counted, eventually, key_in, regions, Cluster};
+use parking_lot::Mutex;
 use raftstore::{
-    AdminRequest, Bytes, InProcessTransport, LogStore, MapCommand, MemoryLogStore, OrderedMap,
-    ReadRequest, RegionId, RegionInfo, Registry, Role, Store, StoreBuilder, StoreConfig,
-    StoreHandle, StoreId,
+    AdminRequest, Bytes, Entry, InProcessTransport, Index, LogBatch, LogReadError, LogReader,
+    LogStore, LogStoreError, MapCommand, MemoryLogStore, Observer, OrderedMap, ReadRequest,
+    RegionEvent, RegionId, RegionInfo, Registry, Role, Store, StoreBuilder, StoreConfig,
+    StoreHandle, StoreId, Stored, Term,
 };
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,6 +157,94 @@ fn a_lost_store_wakes_the_regions_that_it_led_and_no_others() {
             assert!(info.asleep || led[0].contains(&info.region_id), "{info:?}");
         }
     }
+    cluster.shutdown();
+}
+
+/// A log that cannot be read any more where this region is concerned.
+struct PartlyUnreadable {
+    log: Arc<dyn LogStore>,
+    region: RegionId,
+}
+
+impl LogReader for PartlyUnreadable {
+    fn entries(
+        &self,
+        region: RegionId,
+        low: Index,
+        high: Index,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, LogReadError> {
+        self.log.entries(region, low, high, max_bytes)
+    }
+
+    fn term(&self, region_id: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
+        match region_id == self.region {
+            true => {
+                let (low, high, cause) = (index, index.next(), "injected".to_owned());
+                Err(LogReadError { region_id, low, high, cause })
+            }
+            false => self.log.term(region_id, index),
+        }
+    }
+}
+
+impl LogStore for PartlyUnreadable {
+    fn load(&self) -> Result<Stored, LogStoreError> {
+        self.log.load()
+    }
+
+    fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<u64, LogStoreError> {
+        self.log.write(batch, sync)
+    }
+
+    fn is_volatile(&self) -> bool {
+        self.log.is_volatile()
+    }
+}
+
+/// Looks at all regions when one is set aside, and remembers which.
+#[derive(Default)]
+struct Curious {
+    handle: Mutex<Option<StoreHandle>>,
+    set_aside: Mutex<Vec<RegionId>>,
+}
+
+impl Observer for Curious {
+    fn observe(&self, _: StoreId, region: RegionId, event: &RegionEvent) {
+        if matches!(event, RegionEvent::SetAside { .. }) {
+            let handle = self.handle.lock().clone().expect("not before somebody asks");
+            assert!(handle.region(region).is_none());
+            assert_eq!(handle.regions().len() as u64, REGIONS - 1);
+            self.set_aside.lock().push(region);
+        }
+    }
+}
+
+#[test]
+fn a_region_that_turns_out_to_be_damaged_when_it_is_wanted_is_set_aside_alone() {
+    let (mut cluster, _, logs) = asleep(&sleepy());
+    let led = led_here(&cluster.handle(0));
+    cluster.stores[0].shutdown();
+    let region =
+        (1..=REGIONS).map(RegionId::new).find(|id| !led.contains(id)).expect("others lead");
+    let log = PartlyUnreadable { log: logs[0].clone(), region };
+    let curious = Arc::new(Curious::default());
+    let again = Store::builder(StoreId::new(1)).config(sleepy()).log_store(Arc::new(log));
+    let again = again.state_machine(cluster.maps[0].clone()).transport(cluster.network.clone());
+    let again = again.observer(curious.clone()).start().expect("starts");
+    *curious.handle.lock() = Some(again.handle());
+    assert!(again.handle().set_aside().is_empty(), "nobody has looked at its log yet");
+    assert!(again.handle().region(region).is_some_and(|it| it.asleep && it.leader.is_some()));
+    cluster.network.connect(again.handle());
+    cluster.stores[0] = again;
+    // Elsewhere it goes on; its leader's message is what builds it here.
+    cluster.write(region, &put(region)).expect("answered");
+    eventually("it is set aside", || *curious.set_aside.lock() == [region]);
+    let handle = cluster.handle(0);
+    assert_eq!(handle.set_aside().len(), 1);
+    assert_eq!(handle.region_count() as u64, REGIONS - 1);
+    let other = led.first().expect("it led some");
+    cluster.write(*other, &put(*other)).expect("others go on");
     cluster.shutdown();
 }
 
