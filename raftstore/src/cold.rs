@@ -18,7 +18,7 @@
 //! Invariant: a region is registered, or noted here, or both while it cools; and never an Fsm of it exists
 //! beside a cold one.
 
-use crate::creator::{Creator, Late};
+use crate::creator::{brought_back, Creator, Past};
 use crate::log_store::StoredRegion;
 use crate::message::RegionMessage;
 use crate::region_fsm::{RegionFsm, RegionRouter};
@@ -26,11 +26,9 @@ use crate::rest::Rest;
 use batch_system::{Priority, SendError};
 use parking_lot::{Mutex, MutexGuard};
 use region::{
-    AppliedState, ColdRegion, LogReader, Peer, PeerId, RegionDescription, RegionId, RegionStatus,
-    Role, Term,
+    AppliedState, ColdRegion, LogReader, Peer, PeerId, RegionId, RegionStatus, Role, Term,
 };
 use rustc_hash::FxHashMap;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -51,35 +49,21 @@ enum Note {
 
 struct Stored {
     region: StoredRegion,
+    /// What the state machine has, and has had to the end of the log.
+    applied: AppliedState,
     leader: Peer,
 }
 
 impl Stored {
     /// As of the end of the last life; who leads is presumed.
     fn status(&self) -> RegionStatus {
-        let stored = &self.region;
-        let hard_state = stored.hard_state.clone().unwrap_or_default();
-        let (last, truncated) = (stored.last_index, stored.truncated.index);
-        RegionStatus {
-            description: stored.record.description.clone(),
-            peer_id: stored.record.peer_id,
-            role: Role::Follower,
-            term: Term::new(hard_state.term),
-            leader: Some(self.leader.id),
-            truncated,
-            installing: None,
-            applied: last,
-            emitted: last,
-            committed: last,
-            persisted: last,
-            last,
-            pending_proposals: 0,
-            unapplied_bytes: 0,
-            cached_bytes: 0,
-            cached_entries: 0,
-            asleep: true,
-            matched: Vec::new(),
-        }
+        let Self { region: stored, applied, leader } = self;
+        RegionStatus::at_rest(
+            applied.description.clone(),
+            (stored.record.peer_id, leader.id),
+            Term::new(stored.hard_state.as_ref().map_or(0, |state| state.term)),
+            (stored.truncated.index, stored.last_index),
+        )
     }
 }
 
@@ -299,13 +283,13 @@ impl Creator {
     /// voted for another one. That one leads, if anybody leads this term: of three voters nobody else has another two
     /// votes. (Unless there were more of them when it began; then somebody else may be watched, and the leader is heard
     /// as soon as there is anything to hear.) If nobody leads, somebody is awake who asks for votes, having voted for
-    /// itself. Says who leads, and what the region is.
+    /// itself. Says who leads.
     pub(crate) fn needs_nothing(
         &self,
         stored: &StoredRegion,
-        applied: Option<&AppliedState>,
-    ) -> Option<(Peer, Arc<RegionDescription>)> {
-        let (applied, hard_state) = (applied?, stored.hard_state.as_ref()?);
+        applied: &AppliedState,
+    ) -> Option<Peer> {
+        let hard_state = stored.hard_state.as_ref()?;
         let description = &applied.description;
         let record = &stored.record;
         let voters = description.peers.iter().filter(|peer| peer.role.is_voter()).count();
@@ -322,16 +306,18 @@ impl Creator {
             && applied.index == stored.last_index
             && stored.truncated.index <= applied.index
             && hard_state.commit <= applied.index.get();
-        quiet.then(|| (*leader, description.clone()))
+        quiet.then_some(*leader)
     }
 
     /// It sleeps on, watched like any other.
-    pub(crate) fn sleep_on(&self, stored: StoredRegion, leader: Peer) {
-        let region = stored.record.description.id;
+    pub(crate) fn sleep_on(&self, mut stored: StoredRegion, applied: AppliedState, leader: Peer) {
+        let region = applied.description.id;
+        // One is enough to keep.
+        stored.record.description = applied.description.clone();
         self.liveness.watch_presumed(region, leader.store);
         self.liveness.note_asleep(true);
         self.metrics.region_added(Some(Role::Follower));
-        let note = Note::Stored(Box::new(Stored { region: stored, leader }));
+        let note = Note::Stored(Box::new(Stored { region: stored, applied, leader }));
         self.cold.shard(region).insert(region, note);
         self.cold.count.fetch_add(1, Ordering::AcqRel);
     }
@@ -339,33 +325,25 @@ impl Creator {
     /// Somebody wants something of a region that was not built at the start. Says why it must be set aside, if it
     /// must.
     fn build_late(&self, router: &RegionRouter, stored: Stored) -> Result<(), String> {
-        let Stored { region: stored, leader } = stored;
-        let region = stored.record.description.id;
+        let Stored { region: stored, applied, leader } = stored;
+        let (region, role) = (applied.description.id, Some(Role::Follower));
         self.liveness.note_asleep(false);
         let doubted = self.liveness.silent_ticks(region, leader.store, 0) > 0;
-        let built = catch_unwind(AssertUnwindSafe(|| {
-            let applied = self.known_to_state_machine(region)?;
-            let mut built = self.build(stored, applied)?;
-            if !doubted {
-                built.presume_leader(leader.id);
-            }
-            Ok(built)
-        }));
-        let panicked = || Err("something panicked when it was brought back".to_owned());
-        let built = built.unwrap_or_else(|_| panicked());
+        let built = brought_back(|| self.build(stored, Some(applied)));
         // As long as it has not heard of its leader, that one's store is watched.
         let rest = (built.is_ok() && !doubted).then(|| Rest::presumed(leader.store));
         if rest.is_none() {
             self.liveness.leave_leader(region, leader.store);
         }
-        let late = Late { ticks: self.liveness.ticks(), rest };
-        match built.map(|built| self.enter(router, built, Some(late))) {
-            Ok(Ok(())) => self.begin(router, region),
-            Ok(Err(_shut_down)) => self.metrics.region_gone(Some(Role::Follower)),
-            Err(reason) => {
-                self.metrics.region_gone(Some(Role::Follower));
-                return Err(reason);
-            }
+        let mut built = built.inspect_err(|_| self.metrics.region_gone(role))?;
+        built.count_as_passed(self.liveness.ticks());
+        if rest.is_some() {
+            built.presume_leader(leader.id);
+        }
+        match self.enter(router, built, Past { role, rest, writes: 0, ticking: true }) {
+            Ok(()) => self.begin(router, region),
+            // The pool shuts down.
+            Err(_) => self.metrics.region_gone(role),
         }
         Ok(())
     }
@@ -378,7 +356,7 @@ impl Creator {
         cold: Cold,
     ) -> Result<(), String> {
         let Cold { region: cold, rest, writes } = cold;
-        let (peer, description) = (cold.peer_id(), cold.description().clone());
+        let description = cold.description().clone();
         let role = Some(if cold.is_leader() { Role::Leader } else { Role::Follower });
         let reader: Arc<dyn LogReader> = self.log_store.clone();
         let thawed = match cold.thaw(self.store_id, self.region_config.clone(), reader) {
@@ -390,14 +368,8 @@ impl Creator {
             }
         };
         let since = rest.as_ref().map_or(0, Rest::since);
-        let gate = self.gates.open(region, peer);
-        let mut fsm = Box::new(RegionFsm::new(thawed, gate.clone(), None));
-        (fsm.role, fsm.ticking, fsm.rest, fsm.publisher.writes) = (role, false, rest, writes);
-        self.directory.add(region, fsm.publisher.published());
-        if router.register(region.get(), fsm, Priority::Normal).is_err() {
-            // The pool shuts down.
-            self.gates.close(&gate);
-        } else if let Some(cold_after) = self.cold_after {
+        let entered = self.enter(router, thawed, Past { role, rest, writes, ticking: false });
+        if let (Ok(()), Some(cold_after)) = (entered, self.cold_after) {
             // What it comes for may not wake it.
             router.outbox().send_after(region.get(), cold_after, RegionMessage::Cool(since));
         }

@@ -30,7 +30,7 @@ use region::{
     LogReader, PeerId, Proposal, ProposeError, Region, RegionConfig, RegionDescription, RegionId,
     RegionRecord, Rejection, Removal, RestoredState, Role, SplitError, StoreId, TruncatedState,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,11 +77,20 @@ enum Place {
     Built,
 }
 
-/// A region that needed nothing when the store was started, and was built so many ticks later.
-pub(crate) struct Late {
-    pub(crate) ticks: u64,
-    /// Who is watched, if somebody is.
+/// What is known of a region before it has an Fsm.
+pub(crate) struct Past {
+    /// As the metrics count it.
+    pub(crate) role: Option<Role>,
     pub(crate) rest: Option<Rest>,
+    pub(crate) writes: u64,
+    /// Whether it [begins](Creator::begin), and is sent a tick for that; else it is when it wakes.
+    pub(crate) ticking: bool,
+}
+
+/// Log store, state machine and snapshot files are asked, and may panic.
+pub(crate) fn brought_back<T>(bring: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let panicked = |_| Err("something panicked when it was brought back".to_owned());
+    catch_unwind(AssertUnwindSafe(bring)).unwrap_or_else(panicked)
 }
 
 impl Creator {
@@ -326,13 +335,13 @@ impl Creator {
                 hard_state.commit = hard_state.commit.max(index.get().min(region.last_index.get()));
             }
         }
+        // Who replays a split, or waits for one, has something to do.
+        let busy: FxHashSet<RegionId> =
+            unborn.iter().flat_map(|(waiting, origin)| [*waiting, origin.parent]).collect();
         // None begins before all are there: one that replays its split must find its parts.
         let registered = in_threads(stored.regions, threads, |region| {
             let recorded = region.record.description.clone();
-            // Who replays a split, or waits for one, has something to do.
-            let busy = replay.contains_key(&recorded.id)
-                || unborn.iter().any(|(waiting, _)| *waiting == recorded.id);
-            Some((self.register(router, region, !busy), recorded))
+            Some((self.register(router, region, !busy.contains(&recorded.id)), recorded))
         });
         self.set_aside_with_parents(router, &unborn);
         // Only now: those that are sound have the first say.
@@ -404,13 +413,11 @@ impl Creator {
     /// `may_sleep`.
     fn register(&self, router: &RegionRouter, stored: StoredRegion, may_sleep: bool) -> Place {
         let region_id = stored.record.description.id;
-        // Log store, state machine and snapshot files are asked, and may panic.
-        let restored = catch_unwind(AssertUnwindSafe(|| match stored.record.tombstone {
+        let restored = brought_back(|| match stored.record.tombstone {
             true => self.finish_destroying(&stored.record).map(|()| Place::Gone),
             false => self.try_register(router, stored, may_sleep),
-        }));
-        let panicked = || Err("something panicked when it was brought back".to_owned());
-        restored.unwrap_or_else(|_| panicked()).unwrap_or_else(|reason| {
+        });
+        restored.unwrap_or_else(|reason| {
             if !self.chores.is_closed() {
                 tracing::error!(region = %region_id, reason, "region set aside");
                 self.set_aside(region_id, reason);
@@ -430,7 +437,7 @@ impl Creator {
     fn try_register(
         &self,
         router: &RegionRouter,
-        mut stored: StoredRegion,
+        stored: StoredRegion,
         may_sleep: bool,
     ) -> Result<Place, String> {
         let peer = stored.record.peer_id;
@@ -447,11 +454,10 @@ impl Creator {
                 return Ok(Place::Gone);
             }
         }
-        if may_sleep {
-            if let Some((leader, described)) = self.needs_nothing(&stored, applied.as_ref()) {
-                self.insert_range(&described)?;
-                stored.record.description = described;
-                self.sleep_on(stored, leader);
+        if let Some(applied) = applied.as_ref().filter(|_| may_sleep) {
+            if let Some(leader) = self.needs_nothing(&stored, applied) {
+                self.insert_range(&applied.description)?;
+                self.sleep_on(stored, applied.clone(), leader);
                 return Ok(Place::Asleep);
             }
         }
@@ -460,7 +466,8 @@ impl Creator {
             self.insert_range(region.description())?;
         }
         self.metrics.region_added(None);
-        self.enter(router, region, None)?;
+        let past = Past { role: None, rest: None, writes: 0, ticking: true };
+        self.enter(router, region, past)?;
         Ok(Place::Built)
     }
 
@@ -496,16 +503,13 @@ impl Creator {
         &self,
         router: &RegionRouter,
         region: Region,
-        late: Option<Late>,
+        Past { role, rest, writes, ticking }: Past,
     ) -> Result<(), String> {
         let region_id = region.id();
         let gate = self.gates.open(region_id, region.peer().id);
         let newcomer = (!region.description().is_initialised()).then(|| self.newcomers.clone());
         let mut fsm = Box::new(RegionFsm::new(region, gate.clone(), newcomer));
-        if let Some(Late { ticks, rest }) = late {
-            fsm.region.count_as_passed(ticks);
-            (fsm.role, fsm.rest) = (Some(Role::Follower), rest);
-        }
+        (fsm.role, fsm.rest, fsm.publisher.writes, fsm.ticking) = (role, rest, writes, ticking);
         self.directory.add(region_id, fsm.publisher.published());
         let registered = router.register(region_id.get(), fsm, Priority::Normal);
         registered.map(drop).map_err(|error| {

@@ -5,10 +5,9 @@ mod common;
 use common::{config, counted, eventually, key_in, regions, Cluster};
 use parking_lot::Mutex;
 use raftstore::{
-    AdminRequest, Bytes, Entry, InProcessTransport, Index, LogBatch, LogReadError, LogReader,
-    LogStore, LogStoreError, MapCommand, MemoryLogStore, Observer, OrderedMap, ReadRequest,
-    RegionEvent, RegionId, RegionInfo, Registry, Role, Store, StoreBuilder, StoreConfig,
-    StoreHandle, StoreId, Stored, Term,
+    AdminRequest, Bytes, Entry, InProcessTransport, LogBatch, LogStore, MapCommand, MemoryLogStore,
+    Observer, OrderedMap, ReadRequest, RegionEvent, RegionId, RegionInfo, RegionWrite, Registry,
+    Role, Store, StoreBuilder, StoreConfig, StoreHandle, StoreId,
 };
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -160,48 +159,6 @@ fn a_lost_store_wakes_the_regions_that_it_led_and_no_others() {
     cluster.shutdown();
 }
 
-/// A log that cannot be read any more where this region is concerned.
-struct PartlyUnreadable {
-    log: Arc<dyn LogStore>,
-    region: RegionId,
-}
-
-impl LogReader for PartlyUnreadable {
-    fn entries(
-        &self,
-        region: RegionId,
-        low: Index,
-        high: Index,
-        max_bytes: usize,
-    ) -> Result<Vec<Entry>, LogReadError> {
-        self.log.entries(region, low, high, max_bytes)
-    }
-
-    fn term(&self, region_id: RegionId, index: Index) -> Result<Option<Term>, LogReadError> {
-        match region_id == self.region {
-            true => {
-                let (low, high, cause) = (index, index.next(), "injected".to_owned());
-                Err(LogReadError { region_id, low, high, cause })
-            }
-            false => self.log.term(region_id, index),
-        }
-    }
-}
-
-impl LogStore for PartlyUnreadable {
-    fn load(&self) -> Result<Stored, LogStoreError> {
-        self.log.load()
-    }
-
-    fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<u64, LogStoreError> {
-        self.log.write(batch, sync)
-    }
-
-    fn is_volatile(&self) -> bool {
-        self.log.is_volatile()
-    }
-}
-
 /// Looks at all regions when one is set aside, and remembers which.
 #[derive(Default)]
 struct Curious {
@@ -227,9 +184,16 @@ fn a_region_that_turns_out_to_be_damaged_when_it_is_wanted_is_set_aside_alone() 
     cluster.stores[0].shutdown();
     let region =
         (1..=REGIONS).map(RegionId::new).find(|id| !led.contains(id)).expect("others lead");
-    let log = PartlyUnreadable { log: logs[0].clone(), region };
+    // Its last entry is of another term than the one that was applied.
+    let stored = logs[0].load().expect("readable").regions;
+    let stored = stored.iter().find(|stored| stored.record.description.id == region);
+    let index = stored.expect("it is here").last_index.get();
+    let spoilt = Entry { index, term: 5, ..Entry::default() };
+    let write = RegionWrite { region_id: region, entries: vec![spoilt], ..RegionWrite::default() };
+    let mut batch = LogBatch { writes: vec![write], ident: None };
+    logs[0].write(&mut batch, true).expect("written");
     let curious = Arc::new(Curious::default());
-    let again = Store::builder(StoreId::new(1)).config(sleepy()).log_store(Arc::new(log));
+    let again = Store::builder(StoreId::new(1)).config(sleepy()).log_store(logs[0].clone());
     let again = again.state_machine(cluster.maps[0].clone()).transport(cluster.network.clone());
     let again = again.observer(curious.clone()).start().expect("starts");
     *curious.handle.lock() = Some(again.handle());

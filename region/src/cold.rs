@@ -19,7 +19,7 @@ use raft::eraftpb::HardState;
 
 use crate::config::RegionConfig;
 use crate::description::{Peer, RegionDescription};
-use crate::effects::{RegionFailure, RegionStatus, Role};
+use crate::effects::{RegionFailure, RegionStatus};
 use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
 use crate::log_reader::LogReader;
 use crate::records::TruncatedState;
@@ -118,27 +118,12 @@ impl ColdRegion {
 
     /// How it stands.
     pub fn status(&self) -> RegionStatus {
-        let peers = self.description.peers.iter().filter(|_| self.is_leader());
-        RegionStatus {
-            description: self.description.clone(),
-            peer_id: self.peer_id,
-            role: if self.is_leader() { Role::Leader } else { Role::Follower },
-            term: self.term,
-            leader: Some(self.leader),
-            truncated: self.truncated.index,
-            installing: None,
-            applied: self.last,
-            emitted: self.last,
-            committed: self.last,
-            persisted: self.last,
-            last: self.last,
-            pending_proposals: 0,
-            unapplied_bytes: 0,
-            cached_bytes: 0,
-            cached_entries: 0,
-            asleep: true,
-            matched: peers.map(|peer| (peer.id, self.last)).collect(),
-        }
+        RegionStatus::at_rest(
+            self.description.clone(),
+            (self.peer_id, self.leader),
+            self.term,
+            (self.truncated.index, self.last),
+        )
     }
 
     /// Makes the region anew. A follower still sleeps, until it is [woken](Region::wake); a leader is awake and

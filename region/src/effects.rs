@@ -364,3 +364,36 @@ pub struct RegionStatus {
     /// On a leader, how far each peer is, this one included.
     pub matched: Vec<(PeerId, Index)>,
 }
+
+impl RegionStatus {
+    /// Of a peer that sleeps: its log, up to `last`, is persisted, committed and applied, on each peer if it leads.
+    pub fn at_rest(
+        description: Arc<RegionDescription>,
+        (peer_id, leader): (PeerId, PeerId),
+        term: Term,
+        (truncated, last): (Index, Index),
+    ) -> Self {
+        let leads = leader == peer_id;
+        let peers = description.peers.iter().filter(|_| leads);
+        Self {
+            matched: peers.map(|peer| (peer.id, last)).collect(),
+            description,
+            peer_id,
+            role: if leads { Role::Leader } else { Role::Follower },
+            term,
+            leader: Some(leader),
+            truncated,
+            installing: None,
+            applied: last,
+            emitted: last,
+            committed: last,
+            persisted: last,
+            last,
+            pending_proposals: 0,
+            unapplied_bytes: 0,
+            cached_bytes: 0,
+            cached_entries: 0,
+            asleep: true,
+        }
+    }
+}
