@@ -96,7 +96,9 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
         }
         self.shared.stats.sleeps.fetch_add(1, Ordering::Relaxed);
         self.shared.scheduler.sleep(self.index);
-        self.shared.watch.pool_woke();
+        if self.shared.scheduler.has_helpers() {
+            self.shared.watch.pool_woke();
+        }
     }
 
     /// One round: the control FSM if it has mail, and up to a batch of normal ones.

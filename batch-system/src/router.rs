@@ -18,6 +18,13 @@ const SHARDS: usize = 64;
 
 type Shard<N> = FxHashMap<u64, Arc<Cell<N>>>;
 
+/// Where many FSMs have ended, their places are given back.
+fn give_back_room<N: Fsm>(shard: &mut Shard<N>) {
+    if shard.len() < shard.capacity() / 8 {
+        shard.shrink_to_fit();
+    }
+}
+
 /// Everything the sending side, the pollers and the pool have in common.
 pub(crate) struct Shared<N: Fsm, C: Fsm> {
     pub(crate) limits: Limits,
@@ -192,7 +199,13 @@ impl<N: Fsm, C: Fsm> Shared<N, C> {
     }
 
     pub(crate) fn close(&self, address: u64) -> bool {
-        let Some(cell) = self.shard(address).write().remove(&address) else { return false };
+        let cell = {
+            let mut shard = self.shard(address).write();
+            let cell = shard.remove(&address);
+            give_back_room(&mut shard);
+            cell
+        };
+        let Some(cell) = cell else { return false };
         let closed = cell.close(CloseReason::Requested);
         closed.map(|sent| self.dispatch(sent)).is_some()
     }
@@ -209,10 +222,7 @@ impl<N: Fsm, C: Fsm> Shared<N, C> {
         let mut shard = self.shard(cell.address()).write();
         if shard.get(&cell.address()).is_some_and(|found| Arc::ptr_eq(found, cell)) {
             shard.remove(&cell.address());
-            // Where many FSMs have ended, their places are given back.
-            if shard.len() < shard.capacity() / 8 {
-                shard.shrink_to_fit();
-            }
+            give_back_room(&mut shard);
         }
     }
 

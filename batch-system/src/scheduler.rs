@@ -19,6 +19,9 @@ use crossbeam::utils::CachePadded;
 use std::collections::VecDeque;
 use std::time::Instant;
 
+/// A poller that falls asleep keeps room for so many claims, and gives back what a burst took beyond.
+const KEPT_CLAIMS: usize = 1024;
+
 /// Of this many high-priority claims in a row, the last gives way to a normal one.
 const HIGH_IN_A_ROW: u8 = 8;
 
@@ -106,6 +109,12 @@ impl<N: Fsm> RunList<N> {
         self.hot.pop_front().map(|claim| (claim, true))
     }
 
+    fn give_back_room(&mut self) {
+        [&mut self.high, &mut self.normal, &mut self.hot]
+            .into_iter()
+            .for_each(|queue| queue.shrink_to(KEPT_CLAIMS));
+    }
+
     fn len(&self) -> usize {
         self.high.len() + self.normal.len() + self.hot.len()
     }
@@ -175,6 +184,11 @@ impl<N: Fsm, C: Fsm> Scheduler<N, C> {
 
     pub(crate) fn active(&self) -> usize {
         self.active.load(Ordering::Acquire)
+    }
+
+    /// Whether a poller could take over what waits with another.
+    pub(crate) fn has_helpers(&self) -> bool {
+        self.active() > 1
     }
 
     /// The poller that usually runs the FSM of this address.
@@ -332,6 +346,8 @@ impl<N: Fsm, C: Fsm> Scheduler<N, C> {
         if incoming.wants_attention() {
             return;
         }
+        incoming.claims.shrink_to(KEPT_CLAIMS);
+        inbox.list.lock().give_back_room();
         incoming.asleep = true;
         self.sleeping.fetch_add(1, Ordering::Relaxed);
         while !incoming.wants_attention() {

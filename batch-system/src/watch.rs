@@ -1,9 +1,10 @@
 //! The one thread of a pool that runs no FSM: it turns the timer wheel, and sees to it that what waits
 //! behind a handler that blocks is taken over by a poller that sleeps.
 //!
-//! While pollers work, or anything waits with one, it looks every few milliseconds. When all have slept for a few
+//! While pollers work, or anything waits with one, it looks every few milliseconds. When all have slept for two
 //! looks it sleeps too, until the next timer; a poller that wakes then wakes it as well, which costs a system call
-//! once per quiet spell and a lock otherwise.
+//! once per quiet spell and a lock otherwise. Where there is one poller nobody could take anything over from it, and
+//! the watch is there for the timers alone.
 
 use crate::fsm::Fsm;
 use crate::router::Router;
@@ -11,8 +12,9 @@ use crate::sync::{Condvar, Mutex};
 use crate::timer::{time_of_tick, TIMER_GRANULARITY};
 use std::time::Duration;
 
-/// So many looks in a row at a pool asleep with nothing to do, and the watch sleeps.
-const QUIET_LOOKS: u32 = 4;
+/// So many looks in a row at a pool asleep with nothing to do, and the watch sleeps. Not one: pollers that sleep and
+/// wake thousands of times a second must not have it do the same.
+const QUIET_LOOKS: u32 = 2;
 
 /// The longest sleep; its end does nothing but look.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
@@ -100,7 +102,12 @@ pub(crate) fn run<N: Fsm, C: Fsm>(router: &Router<N, C>) {
         let next_due = shared.timers.advance(shared, &mut outbox);
         outbox.flush();
         let waits = shared.scheduler.help_the_stuck(&mut seen, !shared.broadcasts.is_empty());
-        quiet = if shared.scheduler.all_asleep() && !waits { quiet + 1 } else { 0 };
+        let alone = !shared.scheduler.has_helpers();
+        quiet = match !waits && (alone || shared.scheduler.all_asleep()) {
+            true if alone => QUIET_LOOKS,
+            true => quiet + 1,
+            false => 0,
+        };
         let (how_long, until) = if quiet < QUIET_LOOKS {
             (TIMER_GRANULARITY, None)
         } else {

@@ -40,11 +40,17 @@ const MAX_WAITING: usize = 1024;
 type Shard = FxHashMap<RegionId, Note>;
 
 enum Note {
-    /// Its Fsm is on its way out. What has come since.
-    Cooling(Vec<RegionMessage>),
+    Cooling(Box<Cooling>),
     Cold(Box<Cold>),
     /// Not built since the start of the store.
     Stored(Box<Stored>),
+}
+
+/// Its Fsm is on its way out.
+#[derive(Default)]
+struct Cooling {
+    /// What has come since.
+    waiting: Vec<RegionMessage>,
 }
 
 struct Stored {
@@ -69,9 +75,17 @@ impl Stored {
 
 struct Cold {
     region: ColdRegion,
-    rest: Option<Rest>,
+    /// At which tick of the store it fell asleep.
+    since: u64,
     /// As its summary had it.
     writes: u64,
+}
+
+impl Cold {
+    fn rest(&self) -> Rest {
+        let leader = (!self.region.is_leader()).then(|| self.region.leader().store);
+        Rest::asleep(self.since, leader)
+    }
 }
 
 /// To be called when something was removed: most may have been, the regions being cold.
@@ -107,7 +121,7 @@ impl ColdRegions {
 
     /// The region is about to be cold; its address is taken off the router next.
     pub(crate) fn begin(&self, region: RegionId) {
-        let before = self.shard(region).insert(region, Note::Cooling(Vec::new()));
+        let before = self.shard(region).insert(region, Note::Cooling(Box::default()));
         debug_assert!(before.is_none(), "{region} is cold twice");
         self.count.fetch_add(1, Ordering::AcqRel);
     }
@@ -155,9 +169,9 @@ impl ColdRegions {
     pub(crate) fn abandon(&self, region: RegionId) -> Vec<RegionMessage> {
         let mut shard = self.shard(region);
         match shard.remove(&region) {
-            Some(Note::Cooling(waiting)) => {
+            Some(Note::Cooling(cooling)) => {
                 self.is_warm();
-                waiting
+                cooling.waiting
             }
             Some(cold) => {
                 shard.insert(region, cold);
@@ -184,12 +198,14 @@ impl Creator {
     ) -> Option<(Box<RegionFsm>, Vec<RegionMessage>)> {
         let id = fsm.region.id();
         let mut shard = self.cold.shard(id);
-        if let Some(Note::Cooling(waiting)) = shard.remove(&id) {
-            messages.extend(waiting);
+        if let Some(Note::Cooling(cooling)) = shard.remove(&id) {
+            messages.extend(cooling.waiting);
         }
-        if messages.is_empty() && fsm.region.may_freeze() {
+        let since = fsm.rest.as_ref().map(Rest::since);
+        if let Some(since) = since.filter(|_| messages.is_empty() && fsm.region.may_freeze()) {
             let RegionFsm { region, rest, publisher, gate, .. } = *fsm;
-            let cold = Cold { region: region.freeze(), rest, writes: publisher.writes };
+            let cold = Cold { region: region.freeze(), since, writes: publisher.writes };
+            debug_assert_eq!(rest, Some(cold.rest()));
             shard.insert(id, Note::Cold(Box::new(cold)));
             // Only now: whoever looks at all regions finds it here or there.
             self.gates.close(&gate);
@@ -200,7 +216,6 @@ impl Creator {
         // What is under way to the mailbox that is gone will not come; it gets a tick of its own.
         messages.retain(|message| !matches!(message, RegionMessage::Tick));
         messages.push(RegionMessage::Continue);
-        let since = fsm.rest.as_ref().map(Rest::since);
         let registered = router.register(id.get(), fsm, Priority::Normal);
         self.cold.is_warm();
         if let Err(refused) = registered {
@@ -229,11 +244,11 @@ impl Creator {
         message: RegionMessage,
     ) -> Result<(), SendError<RegionMessage>> {
         let mut shard = self.cold.shard(region);
-        if let Some(Note::Cooling(waiting)) = shard.get_mut(&region) {
-            if waiting.len() >= MAX_WAITING {
+        if let Some(Note::Cooling(cooling)) = shard.get_mut(&region) {
+            if cooling.waiting.len() >= MAX_WAITING {
                 return Err(SendError::Full(message));
             }
-            waiting.push(message);
+            cooling.waiting.push(message);
             return Ok(());
         }
         self.warm_up(router, region, shard);
@@ -251,8 +266,8 @@ impl Creator {
     /// Whether a region has a mailbox, or gets one now, being cold.
     pub(crate) fn warm(&self, router: &RegionRouter, region: RegionId) -> bool {
         let mut shard = self.cold.shard(region);
-        if let Some(Note::Cooling(waiting)) = shard.get_mut(&region) {
-            waiting.push(RegionMessage::Continue);
+        if let Some(Note::Cooling(cooling)) = shard.get_mut(&region) {
+            cooling.waiting.push(RegionMessage::Continue);
             return true;
         }
         self.warm_up(router, region, shard);
@@ -355,20 +370,21 @@ impl Creator {
         region: RegionId,
         cold: Cold,
     ) -> Result<(), String> {
-        let Cold { region: cold, rest, writes } = cold;
+        let rest = cold.rest();
+        let Cold { region: cold, since, writes } = cold;
         let description = cold.description().clone();
         let role = Some(if cold.is_leader() { Role::Leader } else { Role::Follower });
         let reader: Arc<dyn LogReader> = self.log_store.clone();
         let thawed = match cold.thaw(self.store_id, self.region_config.clone(), reader) {
             Ok(thawed) => thawed,
             Err(failure) => {
-                rest.into_iter().for_each(|rest| rest.end(&description, &self.liveness));
+                rest.end(&description, &self.liveness);
                 self.metrics.region_gone(role);
                 return Err(failure.to_string());
             }
         };
-        let since = rest.as_ref().map_or(0, Rest::since);
-        let entered = self.enter(router, thawed, Past { role, rest, writes, ticking: false });
+        let past = Past { role, rest: Some(rest), writes, ticking: false };
+        let entered = self.enter(router, thawed, past);
         if let (Ok(()), Some(cold_after)) = (entered, self.cold_after) {
             // What it comes for may not wake it.
             router.outbox().send_after(region.get(), cold_after, RegionMessage::Cool(since));

@@ -22,8 +22,21 @@ enum Known {
     Here(PeerId),
     /// A split has promised it; until that is applied nobody may create or destroy it.
     Promised(PeerId),
-    /// It is destroyed, and neither it nor an earlier one may return.
-    Tombstone(PeerId, Arc<Removal>),
+    /// It is destroyed, and neither it nor an earlier one may return. Boxed: there is one of these for each region,
+    /// and most are not destroyed.
+    Tombstone(Box<Destroyed>),
+}
+
+#[derive(Clone, Debug)]
+struct Destroyed {
+    peer: PeerId,
+    last: Arc<Removal>,
+}
+
+impl Known {
+    fn destroyed(peer: PeerId, last: Removal) -> Self {
+        Self::Tombstone(Box::new(Destroyed { peer, last: Arc::new(last) }))
+    }
 }
 
 /// Why a peer may not be created.
@@ -111,7 +124,7 @@ impl Peers {
             true => {
                 let description = record.description.clone();
                 let left_at = record.left_at;
-                Known::Tombstone(peer, Arc::new(Removal { description, left_at }))
+                Known::destroyed(peer, Removal { description, left_at })
             }
             false => Known::Here(peer),
         };
@@ -129,8 +142,8 @@ impl Peers {
         match all.of_regions.get(&region) {
             Some(Known::Here(known)) => return Err(Refused::Here(*known)),
             Some(Known::Promised(_)) => return Err(Refused::Promised),
-            Some(Known::Tombstone(known, last)) if *known >= peer => {
-                return Err(Refused::Tombstone(*known, last.clone()));
+            Some(Known::Tombstone(known)) if known.peer >= peer => {
+                return Err(Refused::Tombstone(known.peer, known.last.clone()));
             }
             Some(Known::Tombstone(..)) | None if all.is_reserved(region) => {
                 return Err(Refused::Promised);
@@ -146,8 +159,8 @@ impl Peers {
         match all.of_regions.get(&region) {
             Some(Known::Here(known)) => Some(Refused::Here(*known)),
             Some(Known::Promised(_)) => Some(Refused::Promised),
-            Some(Known::Tombstone(known, last)) if *known >= peer => {
-                Some(Refused::Tombstone(*known, last.clone()))
+            Some(Known::Tombstone(known)) if known.peer >= peer => {
+                Some(Refused::Tombstone(known.peer, known.last.clone()))
             }
             Some(Known::Tombstone(..)) | None => {
                 all.is_reserved(region).then_some(Refused::Promised)
@@ -238,7 +251,7 @@ impl Peers {
             _ => false,
         };
         if may {
-            all.of_regions.insert(region, Known::Tombstone(peer, Arc::new(last.clone())));
+            all.of_regions.insert(region, Known::destroyed(peer, last.clone()));
             all.forget_splits_of(region);
         }
         may
@@ -252,12 +265,12 @@ impl Peers {
         match all.of_regions.get(&region) {
             Some(Known::Here(known)) if *known != peer => return Err(Refused::Here(*known)),
             Some(Known::Promised(_)) => return Err(Refused::Promised),
-            Some(Known::Tombstone(known, last)) if *known != peer => {
-                return Err(Refused::Tombstone(*known, last.clone()));
+            Some(Known::Tombstone(known)) if known.peer != peer => {
+                return Err(Refused::Tombstone(known.peer, known.last.clone()));
             }
             Some(Known::Here(_) | Known::Tombstone(..)) | None => {}
         }
-        all.of_regions.insert(region, Known::Tombstone(peer, Arc::new(last.clone())));
+        all.of_regions.insert(region, Known::destroyed(peer, last.clone()));
         all.forget_splits_of(region);
         Ok(())
     }

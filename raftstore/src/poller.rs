@@ -12,6 +12,7 @@ use crate::region_fsm::{RegionFsm, RegionOutbox, RegionRouter};
 use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::ApplyDone;
 use crate::write_path::collect::CollectStation;
+use crate::write_path::persist::Cut;
 use crate::write_path::propose::ProposeStation;
 use crate::write_path::Stage;
 use batch_system::{Claim, CloseReason, Handler, PanicReport, RoundStart};
@@ -107,7 +108,7 @@ impl StorePoller {
                 ApplyDone::Compact(index) => self.cut(fsm, index),
             }
         }
-        self.collect.persist.flush_truncations();
+        self.collect.persist.flush_cuts();
         for claim in batch.iter() {
             if claim.fsm().region.has_ready() {
                 // Forced: it is the one message that keeps a region going.
@@ -127,7 +128,7 @@ impl StorePoller {
             self.collect.creator.cold.begin(RegionId::new(address));
             outbox.close(address);
         }
-        self.collect.persist.flush_truncations();
+        self.collect.persist.flush_cuts();
     }
 
     /// Cuts a region's log up to an index, but for what its state machine may still need.
@@ -140,7 +141,9 @@ impl StorePoller {
         if let Some(truncated) = fsm.region.compact_to(index.min(kept_from)) {
             let index = truncated.index;
             creator.observers.tell(region_id, || RegionEvent::LogCompacted { index });
-            self.collect.persist.truncate(region_id, truncated);
+            // Then all of it is applied, and so no entry is on its way to the log.
+            let whole = index == fsm.region.last_index();
+            self.collect.persist.cut(Cut { region_id, truncated, whole });
         }
     }
 }

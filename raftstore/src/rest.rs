@@ -9,6 +9,7 @@ use std::time::Duration;
 /// An FSM whose region sleeps, or has slept and not heard of its leader since.
 ///
 /// Invariant: as long as there is one that names a leader's store, that store is watched for the region.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rest {
     asleep: bool,
     /// At which tick of the store it fell asleep.
@@ -18,6 +19,11 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
+    /// Of a region that has slept since that tick of the store, and is led on that store if not on this one.
+    pub(crate) fn asleep(since: u64, leader: Option<StoreId>) -> Self {
+        Self { asleep: true, since, leader }
+    }
+
     /// Of a region that has just been built, and has not heard yet of the leader that it presumes on this store.
     pub(crate) fn presumed(leader: StoreId) -> Self {
         // It has heard nobody in this life.
@@ -91,7 +97,7 @@ impl RegionFsm {
         let led_by = self.region.leader().filter(|leader| leader.id != self.region.peer().id);
         let leader = led_by.map(|leader| leader.store);
         let since = liveness.ticks();
-        self.rest = Some(Rest { asleep: true, since, leader });
+        self.rest = Some(Rest::asleep(since, leader));
         if let Some(cold_after) = cold_after {
             outbox.send_after(id.get(), cold_after, RegionMessage::Cool(since));
         }

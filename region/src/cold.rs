@@ -18,7 +18,7 @@ use std::sync::Arc;
 use raft::eraftpb::HardState;
 
 use crate::config::RegionConfig;
-use crate::description::{Peer, RegionDescription};
+use crate::description::{Peer, RegionDescription, MAX_PEERS};
 use crate::effects::{RegionFailure, RegionStatus};
 use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
 use crate::log_reader::LogReader;
@@ -31,8 +31,12 @@ use crate::term_runs::TermRuns;
 #[derive(Debug)]
 pub struct ColdRegion {
     description: Arc<RegionDescription>,
-    peer_id: PeerId,
-    leader: PeerId,
+    /// Which of the description's peers this is.
+    own: u8,
+    /// Which of them leads.
+    leader: u8,
+    /// For the rest of the term: a request to take over may still be on its way.
+    lease_given_up: bool,
     term: Term,
     vote: u64,
     /// As the log store was told last.
@@ -47,14 +51,25 @@ pub struct ColdRegion {
     /// Questions for reads and generations go on counting: answers to earlier ones may still be on their way.
     questions: u64,
     generation: u64,
-    /// For the rest of the term: a request to take over may still be on its way.
-    lease_given_up: bool,
 }
 
+const _: () = assert!(MAX_PEERS <= u8::MAX as usize);
+
 impl Region {
-    /// Whether the region can be [taken apart](Self::freeze): it sleeps, and has nothing to collect.
+    /// Whether the region can be [taken apart](Self::freeze): it sleeps, has nothing to collect, and is described
+    /// with this peer and the one that leads.
     pub fn may_freeze(&self) -> bool {
-        self.is_asleep() && !self.has_ready() && !self.has_outstanding_write()
+        self.is_asleep()
+            && !self.has_ready()
+            && !self.has_outstanding_write()
+            && self.place(self.peer.id).is_some()
+            && self.place(PeerId::new(self.raw.raft.leader_id)).is_some()
+    }
+
+    /// Where among the description's peers one is.
+    fn place(&self, id: PeerId) -> Option<u8> {
+        let at = self.description.peers.iter().position(|peer| peer.id == id)?;
+        u8::try_from(at).ok()
     }
 
     /// Takes the region apart.
@@ -62,14 +77,18 @@ impl Region {
     /// # Panics
     /// When it [may not be](Self::may_freeze).
     pub fn freeze(self) -> ColdRegion {
-        assert!(self.may_freeze(), "region {} has something to do", self.id());
+        let leader = PeerId::new(self.raw.raft.leader_id);
+        let places = (self.place(self.peer.id), self.place(leader));
+        let (true, (Some(own), Some(leader))) = (self.may_freeze(), places) else {
+            panic!("region {} has something to do", self.id())
+        };
         let (questions, generation) = self.reading.counters();
         let terms = self.raw.store().terms().clone();
         let lease_given_up = self.has_given_up_lease();
         let last = self.last_index();
         ColdRegion {
-            peer_id: self.peer.id,
-            leader: PeerId::new(self.raw.raft.leader_id),
+            own,
+            leader,
             term: self.term(),
             vote: self.raw.raft.vote,
             written_commit: self.writes.written().commit,
@@ -102,25 +121,25 @@ impl ColdRegion {
     }
 
     /// This store's peer.
-    pub fn peer_id(&self) -> PeerId {
-        self.peer_id
+    pub fn peer(&self) -> &Peer {
+        &self.description.peers[usize::from(self.own)]
     }
 
     /// Whether the peer leads.
     pub fn is_leader(&self) -> bool {
-        self.leader == self.peer_id
+        self.leader == self.own
     }
 
     /// Who leads.
-    pub fn leader(&self) -> Option<&Peer> {
-        self.description.peer(self.leader)
+    pub fn leader(&self) -> &Peer {
+        &self.description.peers[usize::from(self.leader)]
     }
 
     /// How it stands.
     pub fn status(&self) -> RegionStatus {
         RegionStatus::at_rest(
             self.description.clone(),
-            (self.peer_id, self.leader),
+            (self.peer().id, self.leader().id),
             self.term,
             (self.truncated.index, self.last),
         )
@@ -138,10 +157,11 @@ impl ColdRegion {
         reader: Arc<dyn LogReader>,
     ) -> Result<Region, RegionFailure> {
         let (leads, region_id) = (self.is_leader(), self.id());
-        let Some(me) = self.description.peer(self.peer_id).filter(|me| me.store == store) else {
-            let cause = format!("peer {} is not on store {store}", self.peer_id);
+        let (me, leader) = (*self.peer(), self.leader().id);
+        if me.store != store {
+            let cause = format!("peer {} is not on store {store}", me.id);
             return Err(RegionFailure::Raft { region_id, cause });
-        };
+        }
         let hard_state = HardState {
             term: self.term.get(),
             vote: self.vote,
@@ -149,7 +169,7 @@ impl ColdRegion {
             ..HardState::default()
         };
         let sound = SoundState {
-            me: *me,
+            me,
             written: HardState { commit: self.written_commit, ..hard_state.clone() },
             current: hard_state,
             terms: self.terms.map_or_else(|| TermRuns::new(self.truncated), |terms| *terms),
@@ -169,7 +189,7 @@ impl ColdRegion {
                 raft.bcast_append();
             }
             false => {
-                raft.become_follower(self.term.get(), self.leader.get());
+                raft.become_follower(self.term.get(), leader.get());
                 region.sleep_under(self.life);
             }
         }

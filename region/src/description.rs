@@ -88,7 +88,7 @@ pub struct Peer {
 /// share an id or a store; none has an id above [`last_peer_id`](Self::last_peer_id); the range is not empty.
 /// [`validate`](Self::validate) checks it, and every description that is decoded or given to a region has passed
 /// it. What comes through serde is for people to look at, and has not.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RegionDescription {
     /// The region.
     pub id: RegionId,
@@ -107,6 +107,19 @@ pub struct RegionDescription {
     /// The highest id that a peer of the region has had so far. A new one gets a higher id, so that none
     /// returns, also not that of a peer which has left: its store would take the new one for the old.
     pub last_peer_id: PeerId,
+}
+
+/// A copy has keys of its own: shared ones would cost a count each, and there are millions of descriptions that
+/// nobody copies ever again.
+impl Clone for RegionDescription {
+    fn clone(&self) -> Self {
+        Self {
+            start_key: Bytes::copy_from_slice(&self.start_key),
+            end_key: Bytes::copy_from_slice(&self.end_key),
+            peers: self.peers.clone(),
+            ..*self
+        }
+    }
 }
 
 /// What is wrong with bytes that should be one of our records.
@@ -334,8 +347,8 @@ impl RegionDescription {
     pub(crate) fn to_proto(&self) -> proto::RegionDescription {
         let mut message = proto::RegionDescription {
             id: self.id.get(),
-            start_key: self.start_key.clone(),
-            end_key: self.end_key.clone(),
+            start_key: Bytes::copy_from_slice(&self.start_key),
+            end_key: Bytes::copy_from_slice(&self.end_key),
             ..Default::default()
         };
         message.joint = self.joint;
@@ -349,8 +362,8 @@ impl RegionDescription {
         let peers: Vec<_> = message.get_peers().iter().map(Peer::from_proto).collect();
         let description = Self {
             id: RegionId::new(message.id),
-            start_key: message.start_key.clone(),
-            end_key: message.end_key.clone(),
+            start_key: Bytes::copy_from_slice(&message.start_key),
+            end_key: Bytes::copy_from_slice(&message.end_key),
             epoch: RegionEpoch::from_proto(message.get_epoch()),
             joint: message.joint,
             last_peer_id: PeerId::new(message.last_peer_id).max(highest_id(&peers)),

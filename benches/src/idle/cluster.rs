@@ -152,7 +152,7 @@ impl Cluster {
             store: None,
             registry: Registry::new(),
             log: log(id),
-            ledger: Arc::new(Ledger::new(watch.regions)),
+            ledger: Arc::new(Ledger::outliving(watch.regions)),
         };
         let nodes = (1..=stores).map(node).collect();
         let mut cluster = Self { nodes, network, config, watch: watch.clone() };

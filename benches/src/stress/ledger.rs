@@ -32,6 +32,8 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Ledger {
     regions: Vec<Mutex<RegionLedger>>,
+    /// Whether it is still there when its store is started anew.
+    outlives_store: bool,
 }
 
 /// The map of one region of one store, and the account of what came into it.
@@ -68,9 +70,15 @@ struct RegionLedger {
 }
 
 impl Ledger {
-    /// An empty one.
+    /// An empty one, which ends with its store.
     pub fn new(regions: u64) -> Self {
-        Self { regions: (0..regions).map(|_| Mutex::default()).collect() }
+        let regions = (0..regions).map(|_| Mutex::default()).collect();
+        Self { regions, outlives_store: false }
+    }
+
+    /// An empty one, which the next life of its store is given: all that it has applied is as good as durable.
+    pub fn outliving(regions: u64) -> Self {
+        Self { outlives_store: true, ..Self::new(regions) }
     }
 
     /// What a region, counted from 1, has applied.
@@ -116,8 +124,10 @@ impl StateMachine for Ledger {
         Ok(self.of(region).lock().applied.clone())
     }
 
-    fn durable_index(&self, _region: RegionId) -> Index {
-        Index::new(0)
+    fn durable_index(&self, region: RegionId) -> Index {
+        let ledger = self.of(region).lock();
+        let applied = ledger.applied.as_ref().filter(|_| self.outlives_store);
+        applied.map_or(Index::new(0), |applied| applied.index)
     }
 
     fn snapshot(&self, region: RegionId) -> Result<Box<dyn SnapshotSource>, StateMachineError> {

@@ -44,6 +44,9 @@ const SYNC_KEY: &[u8] = b"sync";
 /// piece, a restart took 40 s of CPU for 50,000 regions.
 const PART_BYTES: usize = 16 << 10;
 
+/// So many groups are looked at while nothing else is written.
+const CLEANED_AT_A_TIME: usize = 1024;
+
 const HARD_STATE: u8 = b'h';
 const TRUNCATED: u8 = b't';
 const RECORD: u8 = b'r';
@@ -86,6 +89,10 @@ pub struct RaftEngineLogStore<F: FileSystem = DefaultFileSystem> {
     watch: Closing<F>,
     reads: OwnReads,
     unsynced: RwLock<Unsynced>,
+    /// Held by each write for reading, and by whoever must be alone. Taken before `unsynced`.
+    writing: RwLock<()>,
+    /// Bytes of files from which on old ones may be purged.
+    purge_threshold: u64,
 }
 
 /// Writes without a sync.
@@ -166,9 +173,10 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
         let text = path.to_str().ok_or_else(|| fail("the path is not UTF-8".to_owned()))?;
         let files = WatchedFiles::new(file_system.clone(), path);
         let watch = files.watch();
+        let purge_threshold = config.purge_threshold.as_u64();
         let config = raft_engine::Config {
             dir: text.to_owned(),
-            purge_threshold: ReadableSize(config.purge_threshold.as_u64()),
+            purge_threshold: ReadableSize(purge_threshold),
             target_file_size: ReadableSize(config.target_file_size.as_u64()),
             batch_compression_threshold: ReadableSize(config.compression_threshold.as_u64()),
             recovery_threads: config.recovery_threads,
@@ -190,6 +198,8 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
             watch: Closing(watch),
             reads: OwnReads::new(),
             unsynced: RwLock::default(),
+            writing: RwLock::default(),
+            purge_threshold,
         })
     }
 
@@ -227,6 +237,16 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
         Ok(())
     }
 
+    /// Of a region that was read back: what cuts its log, if entries are there that have been cut off.
+    fn cut_again(&self, region: &StoredRegion) -> Option<Command> {
+        let (group, cut) = (region.record.description.id.get(), region.truncated.index.get());
+        let first = self.engine.first_index(group)?;
+        match self.engine.last_index(group) {
+            Some(last) if last <= cut => Some(Command::Clean),
+            _ => (first <= cut).then_some(Command::Compact { index: cut + 1 }),
+        }
+    }
+
     /// Writes some of a batch, or all of it.
     fn write_part(
         &self,
@@ -240,6 +260,29 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
             return Err(LogStoreError::Write(format!("a sync failed: {cause}")));
         }
         written.map(|bytes| bytes as u64).map_err(LogStoreError::Write)
+    }
+
+    /// Lets go of groups without entries. raft-engine makes those anew, whole and empty, that were cleaned before a
+    /// purge: as it copies the mark that they are gone.
+    fn clean_emptied(&self) -> Result<(), LogStoreError> {
+        let mut groups = self.engine.raft_groups();
+        groups.retain(|group| *group < FIRST_SHARD_GROUP);
+        // In the order of a map with random seeds; a run must repeat itself.
+        groups.sort_unstable();
+        for some in groups.chunks(CLEANED_AT_A_TIME) {
+            // No entry may come between the look and the write.
+            let _alone = self.writing.write();
+            let mut raw = raft_engine::LogBatch::default();
+            for group in some.iter().filter(|group| self.engine.first_index(**group).is_none()) {
+                raw.add_command(*group, Command::Clean);
+            }
+            if !raw.is_empty() {
+                let unsynced = self.unsynced.read();
+                unsynced.any.store(true, Ordering::Relaxed);
+                self.write_part(&mut raw, unsynced.reclaiming)?;
+            }
+        }
+        Ok(())
     }
 
     /// Syncs all that was written.
@@ -386,9 +429,8 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
         for (region_id, parts) in raw {
             match self.load_region(parts) {
                 Ok(region) => {
-                    let begin = region.truncated.index.get() + 1;
-                    if self.engine.first_index(region_id.get()).is_some_and(|first| first < begin) {
-                        returned.add_command(region_id.get(), Command::Compact { index: begin });
+                    if let Some(command) = self.cut_again(&region) {
+                        returned.add_command(region_id.get(), command);
                     }
                     stored.regions.push(region);
                 }
@@ -406,6 +448,7 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
 
     fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<u64, LogStoreError> {
         let fail = |error: raft_engine::Error| LogStoreError::Write(error.to_string());
+        let _writing = self.writing.read();
         let mut raw = raft_engine::LogBatch::with_capacity(batch.writes.len() * 2);
         let divisible = batch.ident.is_none() && batch.writes.iter().all(is_plain);
         if let Some(ident) = batch.ident.take() {
@@ -440,6 +483,7 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
             std::mem::take(unsynced.any.get_mut())
         };
         let synced = if any { self.sync_all() } else { Ok(()) };
+        let may_purge = self.used_bytes() > self.purge_threshold;
         let purge = || guarded(|| self.engine.purge_expired_files());
         let regions = synced.and_then(|()| self.reads.run(purge));
         self.unsynced.write().reclaiming = false;
@@ -449,6 +493,9 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
         let regions = regions.map_err(LogStoreError::Write)?;
         // So that a power loss takes seconds of the note and not hours.
         self.watch.0.sync_note().map_err(|error| LogStoreError::Write(error.to_string()))?;
+        if may_purge {
+            self.clean_emptied()?;
+        }
         let own = regions.into_iter().filter(|group| *group < FIRST_SHARD_GROUP);
         let mut regions: Vec<RegionId> = own.map(RegionId::new).collect();
         // The engine tells them in the order of a map with random seeds; a run must repeat itself.
@@ -460,6 +507,76 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const REGION: RegionId = RegionId::new(7);
+
+    fn entries(indexes: std::ops::RangeInclusive<u64>) -> RegionWrite {
+        let entry = |index| Entry { index, term: 6, data: vec![1; 64].into(), ..Entry::default() };
+        RegionWrite {
+            region_id: REGION,
+            entries: indexes.map(entry).collect(),
+            ..RegionWrite::default()
+        }
+    }
+
+    fn write(log: &RaftEngineLogStore, writes: Vec<RegionWrite>) {
+        log.write(&mut LogBatch { writes, ident: None }, true).expect("written");
+    }
+
+    /// The indexes of a region's log, as a start finds them.
+    fn found(log: &RaftEngineLogStore) -> Vec<u64> {
+        let stored = log.load().expect("readable");
+        assert!(stored.damaged.is_empty(), "{:?}", stored.damaged);
+        let region = &stored.regions[0];
+        let (low, high) = (region.truncated.index.get() + 1, region.last_index.get() + 1);
+        let read = log.entries(REGION, Index::new(low), Index::new(high), usize::MAX);
+        let indexes = read.expect("there").iter().map(|entry| entry.index).collect();
+        assert_eq!(indexes, (low..high).collect::<Vec<_>>());
+        indexes
+    }
+
+    #[test]
+    fn log_that_is_cut_whole_takes_no_group_also_after_purges_and_restarts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // So that a few writes fill files, which are then purged.
+        let config = EngineConfig {
+            purge_threshold: ByteSize::kib(16),
+            target_file_size: ByteSize::kib(4),
+            ..EngineConfig::default()
+        };
+        let open = || RaftEngineLogStore::open(dir.path(), &config).expect("opens");
+        let mut log = open();
+        let voter = region::Peer::voter(region::PeerId::new(1), region::StoreId::new(1));
+        let description = region::RegionDescription::new(REGION, &b""[..], &b""[..], [voter]);
+        let record = Box::new(RegionRecord::new(description, voter.id));
+        let born =
+            RegionWrite { region_id: REGION, record: Some(record), ..RegionWrite::default() };
+        write(&log, vec![born]);
+        let mut last = TruncatedState::INITIAL.index.get();
+        for round in 0..30 {
+            (0..20).for_each(|at| write(&log, vec![entries(last + 1 + at..=last + 1 + at)]));
+            last += 20;
+            if round % 3 == 0 {
+                log.reclaim().expect("purged");
+            }
+            assert_eq!(found(&log).len(), 20);
+            assert!(log.engine.raft_groups().contains(&REGION.get()));
+            let truncated = Some(TruncatedState { index: Index::new(last), term: Term::new(6) });
+            let cut =
+                RegionWrite { region_id: REGION, clear: true, truncated, ..RegionWrite::default() };
+            write(&log, vec![cut]);
+            if round % 3 == 1 {
+                log.reclaim().expect("purged");
+            }
+            if round % 2 == 0 {
+                drop(log);
+                log = open();
+            }
+            assert_eq!(found(&log), []);
+            assert!(!log.engine.raft_groups().contains(&REGION.get()), "round {round}");
+        }
+        assert!(log.used_bytes() < 64 << 10, "{} bytes", log.used_bytes());
+    }
 
     #[test]
     fn no_write_succeeds_once_a_sync_has_failed_also_if_the_engine_says_so() {

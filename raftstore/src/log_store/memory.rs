@@ -4,27 +4,76 @@ use super::{LogBatch, LogStore, LogStoreError, RegionWrite, Stored, StoredRegion
 use parking_lot::Mutex;
 use raft::eraftpb::{Entry, HardState};
 use region::{
-    Index, LogReadError, LogReader, RegionId, RegionRecord, StoreIdent, Term, TruncatedState,
+    Index, LogReadError, LogReader, PeerId, RegionDescription, RegionId, RegionRecord, StoreIdent,
+    Term, TruncatedState,
 };
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 const SHARDS: usize = 64;
 
 /// Keeps the logs in memory, a lock for each of some shards of the regions.
 #[derive(Debug)]
 pub struct MemoryLogStore {
-    shards: Vec<Mutex<FxHashMap<RegionId, RegionLog>>>,
+    shards: Vec<Mutex<Shard>>,
     ident: Mutex<Option<StoreIdent>>,
 }
 
+/// Boxed: half of a table's places may be empty.
+type Shard = FxHashMap<RegionId, Box<RegionLog>>;
+
+/// Of a cold region all of this is kept, and no entries.
 #[derive(Debug)]
 struct RegionLog {
-    record: Option<Box<RegionRecord>>,
-    hard_state: Option<HardState>,
+    record: Option<Record>,
+    hard_state: Option<Votes>,
     truncated: TruncatedState,
     /// Contiguous; the first follows `truncated`.
     entries: VecDeque<Entry>,
+}
+
+/// A region's record. Most have nothing but the two parts that all have.
+#[derive(Debug)]
+enum Record {
+    Plain(Arc<RegionDescription>, PeerId),
+    Whole(Box<RegionRecord>),
+}
+
+/// A hard state without what its encoding would need.
+#[derive(Debug)]
+struct Votes {
+    term: u64,
+    vote: u64,
+    commit: u64,
+}
+
+impl Record {
+    fn new(record: Box<RegionRecord>) -> Self {
+        let plain = RegionRecord::new(record.description.clone(), record.peer_id);
+        match *record == plain {
+            true => Self::Plain(plain.description, plain.peer_id),
+            false => Self::Whole(record),
+        }
+    }
+
+    fn get(&self) -> RegionRecord {
+        match self {
+            Self::Plain(description, peer_id) => RegionRecord::new(description.clone(), *peer_id),
+            Self::Whole(record) => (**record).clone(),
+        }
+    }
+}
+
+impl Votes {
+    fn new(state: &HardState) -> Self {
+        Self { term: state.term, vote: state.vote, commit: state.commit }
+    }
+
+    fn get(&self) -> HardState {
+        let Self { term, vote, commit } = *self;
+        HardState { term, vote, commit, ..HardState::default() }
+    }
 }
 
 impl Default for MemoryLogStore {
@@ -40,7 +89,7 @@ impl MemoryLogStore {
         Self { shards, ident: Mutex::default() }
     }
 
-    fn shard(&self, region: RegionId) -> &Mutex<FxHashMap<RegionId, RegionLog>> {
+    fn shard(&self, region: RegionId) -> &Mutex<Shard> {
         let mixed = region.get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 58;
         &self.shards[mixed as usize % SHARDS]
     }
@@ -86,14 +135,23 @@ impl RegionLog {
         }
         if let Some(truncated) = write.truncated {
             let gone = truncated.index.get().saturating_sub(self.truncated.index.get()) as usize;
-            self.entries.drain(..gone.min(self.entries.len()));
+            if gone >= self.entries.len() {
+                // As of a region that becomes cold: not even one entry's room is left.
+                self.entries = VecDeque::new();
+            } else {
+                self.entries.drain(..gone);
+            }
             if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
                 self.entries.shrink_to_fit();
             }
             self.truncated = truncated;
         }
-        self.hard_state = write.hard_state.or(self.hard_state.take());
-        self.record = write.record.or(self.record.take());
+        if let Some(state) = write.hard_state {
+            self.hard_state = Some(Votes::new(&state));
+        }
+        if let Some(record) = write.record {
+            self.record = Some(Record::new(record));
+        }
     }
 }
 
@@ -142,10 +200,10 @@ impl LogStore for MemoryLogStore {
         let mut stored = Stored { ident: *self.ident.lock(), ..Stored::default() };
         for shard in &self.shards {
             for log in shard.lock().values() {
-                let Some(record) = log.record.clone() else { continue };
+                let Some(record) = &log.record else { continue };
                 stored.regions.push(StoredRegion {
-                    record: *record,
-                    hard_state: log.hard_state.clone(),
+                    record: record.get(),
+                    hard_state: log.hard_state.as_ref().map(Votes::get),
                     truncated: log.truncated,
                     last_index: log.last_index(),
                 });

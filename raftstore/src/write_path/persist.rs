@@ -48,10 +48,19 @@ impl Released {
     }
 }
 
+/// Entries that go from the beginning of a region's log.
+pub(crate) struct Cut {
+    pub(crate) region_id: RegionId,
+    /// Where the log begins from now on.
+    pub(crate) truncated: TruncatedState,
+    /// None are left. A log store then keeps nothing of them, not even room.
+    pub(crate) whole: bool,
+}
+
 /// The writes of one round for one log writer.
 pub(crate) struct WriteTask {
     writes: Vec<LogWrite>,
-    truncations: Vec<(RegionId, TruncatedState)>,
+    cuts: Vec<Cut>,
     queued_at: Duration,
 }
 
@@ -69,7 +78,7 @@ pub(crate) struct PersistStation {
     volatile: bool,
     /// With the slot of the region in this round.
     writes: Vec<(u32, LogWrite)>,
-    truncations: Vec<(RegionId, TruncatedState)>,
+    cuts: Vec<Cut>,
     batch: LogBatch,
 }
 
@@ -89,7 +98,7 @@ impl PersistStation {
             sync,
             writers,
             writes: Vec::new(),
-            truncations: Vec::new(),
+            cuts: Vec::new(),
             batch: LogBatch::default(),
         }
     }
@@ -111,8 +120,8 @@ impl PersistStation {
         Added::Persisted(proof, Released::after(held, &proof))
     }
 
-    pub(crate) fn truncate(&mut self, region_id: RegionId, truncated: TruncatedState) {
-        self.truncations.push((region_id, truncated));
+    pub(crate) fn cut(&mut self, cut: Cut) {
+        self.cuts.push(cut);
     }
 
     /// Writes what has gathered, or hands it to the writers. What is durable on return is given to
@@ -154,17 +163,17 @@ impl PersistStation {
         self.writes = writes;
     }
 
-    /// Writes what [`truncate`](Self::truncate) has gathered. Nobody waits for it, so it is neither
+    /// Writes what [`cut`](Self::cut) has gathered. Nobody waits for it, so it is neither
     /// synced nor measured.
-    pub(crate) fn flush_truncations(&mut self) {
+    pub(crate) fn flush_cuts(&mut self) {
         debug_assert!(self.writes.is_empty(), "a write would never be reported");
-        if self.truncations.is_empty() || self.health.has_failed() {
-            return self.truncations.clear();
+        if self.cuts.is_empty() || self.health.has_failed() {
+            return self.cuts.clear();
         }
         if !self.writers.is_empty() {
             return self.hand_over(self.clock.now());
         }
-        add_truncations(&mut self.batch, &mut self.truncations);
+        add_cuts(&mut self.batch, &mut self.cuts);
         if let Err(error) = write_log(&*self.log_store, &mut self.batch, false) {
             self.health.fail(error);
         }
@@ -173,7 +182,7 @@ impl PersistStation {
     /// Forgets what a round that panicked has left.
     pub(crate) fn clear(&mut self) {
         self.writes.clear();
-        self.truncations.clear();
+        self.cuts.clear();
         self.batch = LogBatch::default();
     }
 
@@ -183,17 +192,17 @@ impl PersistStation {
         let mut tasks: Vec<WriteTask> = Vec::new();
         tasks.resize_with(self.writers.len(), || WriteTask {
             writes: Vec::new(),
-            truncations: Vec::new(),
+            cuts: Vec::new(),
             queued_at: now,
         });
         for (_, write) in self.writes.drain(..) {
             tasks[writer_of(write.region_id)].writes.push(write);
         }
-        for (region, truncated) in self.truncations.drain(..) {
-            tasks[writer_of(region)].truncations.push((region, truncated));
+        for cut in self.cuts.drain(..) {
+            tasks[writer_of(cut.region_id)].cuts.push(cut);
         }
         for (task, writer) in tasks.into_iter().zip(&self.writers) {
-            if !task.writes.is_empty() || !task.truncations.is_empty() {
+            if !task.writes.is_empty() || !task.cuts.is_empty() {
                 let weight = task.weight();
                 // A closed queue is a store that shuts down; what was not written was not promised.
                 let _ = writer.push(task, weight);
@@ -252,9 +261,10 @@ fn add_to_batch(batch: &mut LogBatch, write: &mut LogWrite) {
     batch.writes.push(own);
 }
 
-fn add_truncations(batch: &mut LogBatch, truncations: &mut Vec<(RegionId, TruncatedState)>) {
-    batch.writes.extend(truncations.drain(..).map(|(region_id, truncated)| RegionWrite {
+fn add_cuts(batch: &mut LogBatch, cuts: &mut Vec<Cut>) {
+    batch.writes.extend(cuts.drain(..).map(|Cut { region_id, truncated, whole }| RegionWrite {
         region_id,
+        clear: whole,
         truncated: Some(truncated),
         ..RegionWrite::default()
     }));
@@ -338,7 +348,7 @@ impl LogWriter {
                 sync |= write.needs_sync();
                 add_to_batch(&mut self.batch, write);
             }
-            add_truncations(&mut self.batch, &mut task.truncations);
+            add_cuts(&mut self.batch, &mut task.cuts);
         }
         let mut bytes = 0;
         if !self.batch.is_empty() {
