@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::cluster::Cluster;
 use crate::stress::error::StressError;
 use crate::stress::ledger::encode;
+use crate::stress::machine::process_cpu_time;
 
 const PAYLOAD_BYTES: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +29,8 @@ pub struct Latency {
     pub p99_ms: f64,
     /// The longest, milliseconds.
     pub max_ms: f64,
+    /// CPU of the whole process meanwhile, for each of them, microseconds.
+    pub cpu_us: f64,
 }
 
 /// An answer: of which write, what, and after how long.
@@ -78,13 +81,14 @@ impl Clients {
     ) -> Result<Latency, StressError> {
         cluster.watch.begin(phase, regions.len() as u64);
         self.latencies_ns.reset();
+        let before = process_cpu_time();
         for (number, region) in regions.iter().enumerate() {
             cluster.watch.go_on()?;
             self.propose(*region);
             self.all_answered(cluster, phase)?;
             cluster.watch.progress.set(number as u64);
         }
-        Ok(self.latency())
+        Ok(self.latency(before))
     }
 
     /// Writes to each of these regions at a steady rate, in turn, for a time.
@@ -100,6 +104,7 @@ impl Clients {
         let phase = "write to few";
         cluster.watch.begin(phase, duration.as_millis() as u64);
         self.latencies_ns.reset();
+        let before = process_cpu_time();
         let (start, mut proposed) = (Instant::now(), 0);
         while start.elapsed() < duration {
             cluster.watch.go_on()?;
@@ -116,7 +121,7 @@ impl Clients {
             std::thread::park_timeout(PACE);
         }
         self.all_answered(cluster, phase)?;
-        Ok(self.latency())
+        Ok(self.latency(before))
     }
 
     fn propose(&mut self, region: u64) {
@@ -152,13 +157,15 @@ impl Clients {
         Ok(())
     }
 
-    fn latency(&self) -> Latency {
+    fn latency(&self, cpu_before: Duration) -> Latency {
         let ms = |nanos: u64| nanos as f64 / 1e6;
+        let cpu = process_cpu_time().saturating_sub(cpu_before);
         Latency {
             writes: self.latencies_ns.len(),
             p50_ms: ms(self.latencies_ns.value_at_quantile(0.5)),
             p99_ms: ms(self.latencies_ns.value_at_quantile(0.99)),
             max_ms: ms(self.latencies_ns.max()),
+            cpu_us: cpu.as_secs_f64() * 1e6 / self.latencies_ns.len().max(1) as f64,
         }
     }
 

@@ -45,6 +45,10 @@ pub struct Row {
     pub write_asleep: Latency,
     /// Writes to regions that have slept for long, each to another one.
     pub write_cold: Latency,
+    /// CPU of one peer of a region that comes back from having slept for long, microseconds: what the write to
+    /// such a region costs more than that to one that sleeps, shared among the stores. The entry with which a cold
+    /// leader goes on is part of it.
+    pub thaw_cpu_us: f64,
     /// A store is lost while all sleep; not with fewer than three stores.
     pub failover: Option<Failover>,
     /// It is started anew.
@@ -225,6 +229,7 @@ fn measure_asleep(options: &Options, ctx: &Context, row: &mut Row) -> Result<(),
     cluster.become_cold()?;
     row.slept_long = quiet(&cluster, options, ("idle, cold", &before, &ctx.at_first))?;
     row.write_cold = clients.one_by_one(&cluster, "write, cold", &chosen)?;
+    row.thaw_cpu_us = (row.write_cold.cpu_us - row.write_asleep.cpu_us) / options.stores as f64;
     cluster.fall_asleep()?;
     row.active = write_to_few(&cluster, options, &mut clients)?;
     cluster.fall_asleep()?;

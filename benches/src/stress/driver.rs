@@ -147,7 +147,10 @@ impl Run {
         }
         self.progress.finish();
         let fairness = |row: &Row| table::fairness_line("", row.regions, row.fairness.as_ref());
-        let lines: Vec<String> = self.report.rows.iter().filter_map(fairness).collect();
+        let disk = |row: &Row| row.disk.map(|disk| disk.line(row.regions));
+        let rows = &self.report.rows;
+        let lines: Vec<String> =
+            rows.iter().filter_map(fairness).chain(rows.iter().filter_map(disk)).collect();
         if !lines.is_empty() {
             self.print(&format!("\n{}", lines.join("\n")))?;
         }

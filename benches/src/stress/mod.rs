@@ -6,8 +6,8 @@
 //! 3. [`run`] measures one region count: elect, warm up, load, measure, verify. It answers with
 //!    one [`report::Row`]. [`subject`] is what can be measured so, [`cluster`] the stores that are,
 //!    [`load`] the clients, [`ledger`] the state machine in which every write is accounted for;
-//!    [`recorder`] takes the latencies, [`stages`] those of each station, and [`machine`] CPU and
-//!    memory.
+//!    [`recorder`] takes the latencies, [`stages`] those of each station, [`disk`] what the disk
+//!    got, and [`machine`] CPU and memory.
 //! 4. [`bare`] measures the floor of the same row: Raft without any runtime.
 //! 5. [`report`], [`table`] and [`chart`] tell the result.
 //!
@@ -16,6 +16,7 @@
 pub mod bare;
 pub mod chart;
 pub mod cluster;
+pub mod disk;
 pub mod driver;
 pub mod error;
 pub mod interrupt;

@@ -14,6 +14,7 @@ use raftstore::Stage;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::disk::Disk;
 use super::error::StressError;
 use super::machine::Machine;
 use super::options::Options;
@@ -95,6 +96,9 @@ pub struct Row {
     /// How the coldest regions fare; only where keys are skewed.
     #[serde(flatten)]
     pub fairness: Option<Fairness>,
+    /// What the disk got; only where the log is on one.
+    #[serde(flatten)]
+    pub disk: Option<Disk>,
     /// CPU a write.
     #[serde(flatten)]
     pub cost: Cost,
@@ -333,6 +337,11 @@ fn csv_cells(row: &Row) -> Vec<(String, String)> {
     let fairness = row.fairness.as_ref();
     cells.push(cell("coldest_p99_ms", optional(fairness.map(|f| f.coldest_p99_ms))));
     cells.push(cell("coldest_to_all_p99", optional(fairness.map(|f| f.coldest_to_all_p99))));
+    let disk = row.disk.as_ref();
+    cells.push(cell("log_bytes_per_write", optional(disk.map(|d| d.log_bytes_per_write))));
+    cells.push(cell("disk_bytes_per_write", optional(disk.map(|d| d.disk_bytes_per_write))));
+    cells.push(cell("amplification", optional(disk.map(|d| d.amplification))));
+    cells.push(cell("writes_per_sync", optional(disk.map(|d| d.writes_per_sync))));
     cells
 }
 

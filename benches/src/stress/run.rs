@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use prometheus::Registry;
 use raftstore::StoreConfig;
 
+use super::disk::{Disk, DiskSample};
 use super::error::StressError;
 use super::interrupt::Interrupt;
 use super::ledger::Tally;
 use super::load::{Load, Running, Told};
 use super::machine::{process_cpu_time, Machine, ProcessSample};
-use super::options::Options;
+use super::options::{LogKind, Options};
 use super::progress::Progress;
 use super::recorder::Summary;
 use super::report::{Cost, Fairness, Health, Latency, Memory, Row, Stages};
@@ -111,6 +112,7 @@ pub fn run_row<S: Subject>(
         writes_per_s: measured.summary.writes_per_s(),
         latency: Latency { p50_ms, p99_ms, p999_ms },
         fairness: Fairness::new(cold_p99_ms, p99_ms),
+        disk: measured.disk,
         cost: Cost {
             cpu_us_per_write: measured.cpu.as_secs_f64() * 1e6 / writes as f64,
             ..Cost::default()
@@ -136,6 +138,7 @@ struct Measured {
     summary: Summary,
     cpu: Duration,
     stages: Stages,
+    disk: Option<Disk>,
 }
 
 fn measure<T: Target>(
@@ -144,13 +147,20 @@ fn measure<T: Target>(
     ctx: &Context,
     load: &Running<T>,
 ) -> Measured {
-    let stages = StageSample::take(&ctx.registry);
+    let (stages, disk) = (StageSample::take(&ctx.registry), DiskSample::take(&ctx.registry));
     let cpu = process_cpu_time();
     load.recorder().open_window();
     ctx.wait(regions, "measure", options.duration);
     let summary = load.recorder().close_window();
     let cpu = process_cpu_time() - cpu;
-    Measured { summary, cpu, stages: StageSample::take(&ctx.registry).since(&stages) }
+    let (payload, stores) = (options.payload, options.stores);
+    let disk = match options.log {
+        LogKind::Memory => None,
+        LogKind::RaftEngine => {
+            DiskSample::take(&ctx.registry).since(&disk, summary.writes, payload, stores)
+        }
+    };
+    Measured { summary, cpu, stages: StageSample::take(&ctx.registry).since(&stages), disk }
 }
 
 /// What the stores hold against what clients were told.
