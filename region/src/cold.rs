@@ -8,7 +8,8 @@
 //!
 //! Nobody else can have been elected to the term that a cold peer leads, and it has been told of no higher one.
 //! So it goes on to lead that term, without an election. raft-rs knows one way to begin leading: with an empty
-//! entry. What it had known of its followers is found out again by that entry.
+//! entry. Its followers have all that comes before, as they have said when they agreed to sleep; so what is
+//! proposed at once leaves together with that entry.
 //!
 //! Invariant: a cold region has no write under way. Its term and its vote are durable; its commit index on disk may
 //! be older, as that of any region.
@@ -186,6 +187,11 @@ impl ColdRegion {
             true => {
                 raft.become_pre_candidate();
                 raft.become_leader();
+                for (_, follower) in raft.mut_prs().iter_mut().filter(|(id, _)| **id != me.id.get())
+                {
+                    follower.matched = self.last.get();
+                    follower.become_replicate();
+                }
                 raft.bcast_append();
             }
             false => {

@@ -229,7 +229,10 @@ fn measure_asleep(options: &Options, ctx: &Context, row: &mut Row) -> Result<(),
     cluster.become_cold()?;
     row.slept_long = quiet(&cluster, options, ("idle, cold", &before, &ctx.at_first))?;
     row.write_cold = clients.one_by_one(&cluster, "write, cold", &chosen)?;
-    row.thaw_cpu_us = (row.write_cold.cpu_us - row.write_asleep.cpu_us) / options.stores as f64;
+    cluster.fall_asleep()?;
+    // Only now is it as quiet around them as it was around the cold ones.
+    let asleep = clients.one_by_one(&cluster, "write, asleep again", &chosen)?;
+    row.thaw_cpu_us = (row.write_cold.cpu_us - asleep.cpu_us) / options.stores as f64;
     cluster.fall_asleep()?;
     row.active = write_to_few(&cluster, options, &mut clients)?;
     cluster.fall_asleep()?;
