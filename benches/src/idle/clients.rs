@@ -91,6 +91,24 @@ impl Clients {
         Ok(self.latency(before))
     }
 
+    /// Writes to all of these regions at once.
+    ///
+    /// # Errors
+    /// When a write is refused or not answered, or the run is interrupted.
+    pub fn at_once(
+        &mut self,
+        cluster: &Cluster,
+        phase: &str,
+        regions: &[u64],
+    ) -> Result<Latency, StressError> {
+        cluster.watch.begin(phase, regions.len() as u64);
+        self.latencies_ns.reset();
+        let before = process_cpu_time();
+        regions.iter().for_each(|region| self.propose(*region));
+        self.all_answered(cluster, phase)?;
+        Ok(self.latency(before))
+    }
+
     /// Writes to each of these regions at a steady rate, in turn, for a time.
     ///
     /// # Errors

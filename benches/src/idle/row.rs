@@ -17,6 +17,9 @@ const STORES_TO_LOSE_ONE: u64 = 3;
 /// The store that is lost, from 0 on.
 const VICTIM: usize = 0;
 
+/// So many cold regions are written to at once.
+const THAWED: usize = 2_000;
+
 /// With fewer of those that are due, regions that are awake are too much for the machine.
 const ENOUGH_HEARTBEATS: f64 = 0.8;
 /// Where they are, they may never settle.
@@ -45,9 +48,9 @@ pub struct Row {
     pub write_asleep: Latency,
     /// Writes to regions that have slept for long, each to another one.
     pub write_cold: Latency,
-    /// CPU of one peer of a region that comes back from having slept for long, microseconds: what the write to
-    /// such a region costs more than that to one that sleeps, shared among the stores. The entry with which a cold
-    /// leader goes on is part of it.
+    /// CPU of one peer of a region that comes back from having slept for long, microseconds: what a write to such
+    /// a region costs more than to one that sleeps, shared among the stores. The entry with which a cold leader
+    /// goes on is part of it.
     pub thaw_cpu_us: f64,
     /// A store is lost while all sleep; not with fewer than three stores.
     pub failover: Option<Failover>,
@@ -229,10 +232,7 @@ fn measure_asleep(options: &Options, ctx: &Context, row: &mut Row) -> Result<(),
     cluster.become_cold()?;
     row.slept_long = quiet(&cluster, options, ("idle, cold", &before, &ctx.at_first))?;
     row.write_cold = clients.one_by_one(&cluster, "write, cold", &chosen)?;
-    cluster.fall_asleep()?;
-    // Only now is it as quiet around them as it was around the cold ones.
-    let asleep = clients.one_by_one(&cluster, "write, asleep again", &chosen)?;
-    row.thaw_cpu_us = (row.write_cold.cpu_us - asleep.cpu_us) / options.stores as f64;
+    row.thaw_cpu_us = thaw(&cluster, options, &mut clients, &chosen)?;
     cluster.fall_asleep()?;
     row.active = write_to_few(&cluster, options, &mut clients)?;
     cluster.fall_asleep()?;
@@ -248,6 +248,26 @@ fn measure_asleep(options: &Options, ctx: &Context, row: &mut Row) -> Result<(),
     cluster.check("restart")?;
     cluster.shutdown();
     Ok(())
+}
+
+/// The CPU of a peer that comes back: of writes to many cold regions at once, so that what it costs to wake threads
+/// is shared among many, and of the same writes once these regions sleep. Not `chosen`, which are warm.
+fn thaw(
+    cluster: &Cluster,
+    options: &Options,
+    clients: &mut Clients,
+    chosen: &[u64],
+) -> Result<f64, StressError> {
+    let warm: BTreeSet<u64> = chosen.iter().copied().collect();
+    let cold = (1..=cluster.watch.regions).filter(|region| !warm.contains(region));
+    let cold: Vec<u64> = cold.take(THAWED).collect();
+    if cold.is_empty() {
+        return Ok(0.0);
+    }
+    let thawed = clients.at_once(cluster, "thaw", &cold)?;
+    cluster.fall_asleep()?;
+    let woken = clients.at_once(cluster, "wake", &cold)?;
+    Ok((thawed.cpu_us - woken.cpu_us) / options.stores as f64)
 }
 
 /// Lets nothing happen for a while.
