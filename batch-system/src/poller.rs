@@ -104,6 +104,10 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
     /// One round: the control FSM if it has mail, and up to a batch of normal ones.
     pub(crate) fn round(&mut self) -> RoundEnd {
         let retired = self.pull();
+        if retired {
+            // What is run now may block with claims behind it, and one helper may be left, which sleeps.
+            self.shared.watch.pool_woke();
+        }
         if !self.shared.broadcasts.is_empty() {
             self.shared.broadcasts.advance(&self.shared, &mut self.outbox);
             // Before the look at the list below: some of those woken are for this very poller.

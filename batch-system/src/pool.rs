@@ -160,8 +160,6 @@ impl<N: Fsm, C: Fsm> Pool<N, C> {
         let scheduler = &self.router.shared.scheduler;
         if pollers < threads.len() {
             scheduler.set_active(pollers);
-            // One of those retired may block with claims behind it; there may be one helper left, which sleeps.
-            self.router.shared.watch.pool_woke();
             for thread in threads.drain(pollers..) {
                 thread.join().expect("a poller catches the panics of its FSMs");
             }

@@ -3,8 +3,8 @@
 //!
 //! While pollers work, or anything waits with one, it looks every few milliseconds. When all have slept for two
 //! looks it sleeps too, until the next timer; a poller that wakes then wakes it as well, which costs a system call
-//! once per quiet spell and a lock otherwise. Where there is one poller nobody could take anything over from it, and
-//! the watch is there for the timers alone.
+//! once per quiet spell and a lock otherwise. Where there is one poller nobody could take anything over from it: while
+//! nothing waits the watch is there for the timers alone.
 
 use crate::fsm::Fsm;
 use crate::router::Router;

@@ -8,8 +8,8 @@
 //!
 //! Nobody else can have been elected to the term that a cold peer leads, and it has been told of no higher one.
 //! So it goes on to lead that term, without an election. raft-rs knows one way to begin leading: with an empty
-//! entry. Its followers have all that comes before, as they have said when they agreed to sleep; so what is
-//! proposed at once leaves together with that entry.
+//! entry. Its followers have all that comes before, as they had acknowledged before it slept; so what is proposed
+//! at once leaves together with that entry.
 //!
 //! Invariant: a cold region has no write under way. Its term and its vote are durable; its commit index on disk may
 //! be older, as that of any region.
@@ -63,6 +63,7 @@ impl Region {
         self.is_asleep()
             && !self.has_ready()
             && !self.has_outstanding_write()
+            && (!self.is_leader() || self.all_have_all())
             && self.place(self.peer.id).is_some()
             && self.place(PeerId::new(self.raw.raft.leader_id)).is_some()
     }

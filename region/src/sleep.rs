@@ -352,7 +352,7 @@ impl Region {
     }
 
     /// Whether all peers have the leader's whole log, and follow.
-    fn all_have_all(&self) -> bool {
+    pub(crate) fn all_have_all(&self) -> bool {
         let raft = &self.raw.raft;
         let (last, own) = (self.last_index().get(), self.peer.id.get());
         raft.commit_to_current_term()

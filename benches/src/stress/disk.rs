@@ -21,8 +21,8 @@ pub struct Disk {
     pub disk_bytes_per_write: f64,
     /// The same for each byte of a value.
     pub amplification: f64,
-    /// Writes for each log batch of a store, each of which is synced once.
-    pub writes_per_sync: f64,
+    /// Writes for each log batch of a store: so many share what a batch costs, its sync first of all.
+    pub writes_per_batch: f64,
 }
 
 /// The counts at one moment, all stores together.
@@ -51,17 +51,18 @@ impl DiskSample {
     /// What came since `before`, for so many writes of so many bytes, each on so many stores. `None` if there was
     /// nothing.
     pub fn since(&self, before: &Self, writes: u64, payload: u64, stores: u64) -> Option<Disk> {
-        let batches = self.batches - before.batches;
+        let batches = self.batches.saturating_sub(before.batches);
         if batches == 0 || writes == 0 {
             return None;
         }
         let copies = (writes * stores) as f64;
-        let disk_bytes_per_write = (self.disk_bytes - before.disk_bytes) as f64 / copies;
+        let disk_bytes_per_write =
+            self.disk_bytes.saturating_sub(before.disk_bytes) as f64 / copies;
         Some(Disk {
             log_bytes_per_write: (self.log_bytes - before.log_bytes) / copies,
             disk_bytes_per_write,
             amplification: disk_bytes_per_write / payload as f64,
-            writes_per_sync: copies / batches as f64,
+            writes_per_batch: copies / batches as f64,
         })
     }
 }
@@ -76,7 +77,7 @@ impl Disk {
             figure(self.log_bytes_per_write),
             figure(self.disk_bytes_per_write),
             figure(self.amplification),
-            figure(self.writes_per_sync)
+            figure(self.writes_per_batch)
         )
     }
 }
@@ -98,7 +99,7 @@ mod tests {
             DiskSample { log_bytes: 1e6 + 30e3, batches: 40, disk_bytes: (1 << 20) + 120_000 };
         let disk = now.since(&before, 100, 16, 3).expect("something was written");
         assert_eq!((disk.log_bytes_per_write, disk.disk_bytes_per_write), (100.0, 400.0));
-        assert_eq!((disk.amplification, disk.writes_per_sync), (25.0, 10.0));
+        assert_eq!((disk.amplification, disk.writes_per_batch), (25.0, 10.0));
         assert!(disk.line(1_000).starts_with("1,000 regions: a write takes 100 B of"), "{disk:?}");
         assert_eq!(before.since(&before, 100, 16, 3), None);
     }

@@ -341,7 +341,7 @@ fn csv_cells(row: &Row) -> Vec<(String, String)> {
     cells.push(cell("log_bytes_per_write", optional(disk.map(|d| d.log_bytes_per_write))));
     cells.push(cell("disk_bytes_per_write", optional(disk.map(|d| d.disk_bytes_per_write))));
     cells.push(cell("amplification", optional(disk.map(|d| d.amplification))));
-    cells.push(cell("writes_per_sync", optional(disk.map(|d| d.writes_per_sync))));
+    cells.push(cell("writes_per_batch", optional(disk.map(|d| d.writes_per_batch))));
     cells
 }
 

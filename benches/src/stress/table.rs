@@ -100,7 +100,9 @@ pub fn grouped(number: u64) -> String {
 /// Three digits that matter.
 pub(crate) fn figure(value: f64) -> String {
     match value.abs() {
-        v if v >= 99.95 => grouped(value.round() as u64),
+        v if v >= 99.95 => {
+            format!("{}{}", if value < 0.0 { "-" } else { "" }, grouped(v.round() as u64))
+        }
         v if v >= 9.995 => format!("{value:.1}"),
         v if v >= 0.9995 || v == 0.0 => format!("{value:.2}"),
         _ => format!("{value:.3}"),

@@ -44,7 +44,7 @@ const SYNC_KEY: &[u8] = b"sync";
 /// piece, a restart took 40 s of CPU for 50,000 regions.
 const PART_BYTES: usize = 16 << 10;
 
-/// So many groups are looked at while nothing else is written.
+/// So many empty groups are cleaned while nothing else is written.
 const CLEANED_AT_A_TIME: usize = 1024;
 
 const HARD_STATE: u8 = b'h';
@@ -91,8 +91,6 @@ pub struct RaftEngineLogStore<F: FileSystem = DefaultFileSystem> {
     unsynced: RwLock<Unsynced>,
     /// Held by each write for reading, and by whoever must be alone. Taken before `unsynced`.
     writing: RwLock<()>,
-    /// Bytes of files from which on old ones may be purged.
-    purge_threshold: u64,
 }
 
 /// Writes without a sync.
@@ -173,10 +171,9 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
         let text = path.to_str().ok_or_else(|| fail("the path is not UTF-8".to_owned()))?;
         let files = WatchedFiles::new(file_system.clone(), path);
         let watch = files.watch();
-        let purge_threshold = config.purge_threshold.as_u64();
         let config = raft_engine::Config {
             dir: text.to_owned(),
-            purge_threshold: ReadableSize(purge_threshold),
+            purge_threshold: ReadableSize(config.purge_threshold.as_u64()),
             target_file_size: ReadableSize(config.target_file_size.as_u64()),
             batch_compression_threshold: ReadableSize(config.compression_threshold.as_u64()),
             recovery_threads: config.recovery_threads,
@@ -199,7 +196,6 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
             reads: OwnReads::new(),
             unsynced: RwLock::default(),
             writing: RwLock::default(),
-            purge_threshold,
         })
     }
 
@@ -265,15 +261,16 @@ impl<F: FileSystem> RaftEngineLogStore<F> {
     /// Lets go of groups without entries. raft-engine makes those anew, whole and empty, that were cleaned before a
     /// purge: as it copies the mark that they are gone.
     fn clean_emptied(&self) -> Result<(), LogStoreError> {
+        let is_empty = |group: &u64| self.engine.first_index(*group).is_none();
         let mut groups = self.engine.raft_groups();
-        groups.retain(|group| *group < FIRST_SHARD_GROUP);
+        groups.retain(|group| *group < FIRST_SHARD_GROUP && is_empty(group));
         // In the order of a map with random seeds; a run must repeat itself.
         groups.sort_unstable();
         for some in groups.chunks(CLEANED_AT_A_TIME) {
-            // No entry may come between the look and the write.
+            // An entry may have come since, and none may come between this look and the write.
             let _alone = self.writing.write();
             let mut raw = raft_engine::LogBatch::default();
-            for group in some.iter().filter(|group| self.engine.first_index(**group).is_none()) {
+            for group in some.iter().filter(|group| is_empty(group)) {
                 raw.add_command(*group, Command::Clean);
             }
             if !raw.is_empty() {
@@ -483,7 +480,6 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
             std::mem::take(unsynced.any.get_mut())
         };
         let synced = if any { self.sync_all() } else { Ok(()) };
-        let may_purge = self.used_bytes() > self.purge_threshold;
         let purge = || guarded(|| self.engine.purge_expired_files());
         let regions = synced.and_then(|()| self.reads.run(purge));
         self.unsynced.write().reclaiming = false;
@@ -493,9 +489,7 @@ impl<F: FileSystem + 'static> LogStore for RaftEngineLogStore<F> {
         let regions = regions.map_err(LogStoreError::Write)?;
         // So that a power loss takes seconds of the note and not hours.
         self.watch.0.sync_note().map_err(|error| LogStoreError::Write(error.to_string()))?;
-        if may_purge {
-            self.clean_emptied()?;
-        }
+        self.clean_emptied()?;
         let own = regions.into_iter().filter(|group| *group < FIRST_SHARD_GROUP);
         let mut regions: Vec<RegionId> = own.map(RegionId::new).collect();
         // The engine tells them in the order of a map with random seeds; a run must repeat itself.

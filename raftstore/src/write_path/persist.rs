@@ -340,20 +340,22 @@ impl LogWriter {
     fn write(&mut self) -> Result<(), StoreFailure> {
         let start = self.clock.now();
         let mut tasks = std::mem::take(&mut self.tasks);
-        let mut sync = false;
-        let mut regions = 0;
+        let (mut sync, mut regions, mut bytes) = (false, 0, 0);
         for task in &mut tasks {
             regions += task.writes.len();
             for write in &mut task.writes {
                 sync |= write.needs_sync();
                 add_to_batch(&mut self.batch, write);
             }
+            let whole = task.cuts.iter().any(|cut| cut.whole);
             add_cuts(&mut self.batch, &mut task.cuts);
+            // What its region writes next must not be in one batch with it: raft-engine could copy the mark that
+            // all is gone to behind entries that came after it.
+            if whole {
+                bytes += self.write_batch(std::mem::take(&mut sync))?;
+            }
         }
-        let mut bytes = 0;
-        if !self.batch.is_empty() {
-            bytes = write_log(&*self.log_store, &mut self.batch, sync && self.sync)?;
-        }
+        bytes += self.write_batch(sync)?;
         let end = self.clock.now();
         self.metrics.log_written(end.saturating_sub(start), bytes, regions);
         let mut outbox = self.router.outbox();
@@ -372,5 +374,12 @@ impl LogWriter {
         self.tasks = tasks;
         self.metrics.flush_if_due(end);
         Ok(())
+    }
+
+    fn write_batch(&mut self, sync: bool) -> Result<u64, StoreFailure> {
+        match self.batch.is_empty() {
+            true => Ok(0),
+            false => write_log(&*self.log_store, &mut self.batch, sync && self.sync),
+        }
     }
 }
