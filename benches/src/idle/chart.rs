@@ -1,4 +1,4 @@
-//! The picture of `stress idle`: region count against CPU and memory, awake and asleep.
+//! The picture of `stress idle`: region count against CPU and memory, awake, asleep and cold.
 
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -7,7 +7,7 @@ use super::report::Report;
 use super::row::Row;
 use crate::stress::chart::{
     decades, header, legend, log_ticks, mesh, nice_above, panel, region_axis, series, value_labels,
-    Area, Drawn, Panel, ABOVE, BELOW, BLUE, HEADER_HEIGHT, ORANGE, SIZE,
+    Area, Drawn, Panel, ABOVE, BELOW, BLUE, GREY, HEADER_HEIGHT, ORANGE, SIZE,
 };
 use crate::stress::error::StressError;
 use crate::stress::table::figure;
@@ -53,26 +53,28 @@ fn draw_cpu(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     // A logarithmic axis has no zero.
     let awake = points(rows, |row| row.awake.cpu_percent.max(LEAST_CPU_PERCENT));
     let asleep = points(rows, |row| row.asleep.cpu_percent.max(LEAST_CPU_PERCENT));
-    let axis = decades(awake.iter().chain(&asleep).map(|point| point.1));
+    let cold = points(rows, |row| row.slept_long.cpu_percent.max(LEAST_CPU_PERCENT));
+    let axis = decades(awake.iter().chain(&asleep).chain(&cold).map(|point| point.1));
     let ticks = log_ticks(&axis);
     let mut chart = panel(area, "CPU while nothing happens (logarithmic)")
         .build_cartesian_2d(region_axis(&counts(rows)), axis.log_scale().with_key_points(ticks))?;
     mesh(&mut chart, "percent of one core", &|value| figure(*value))?;
-    lines(&mut chart, &awake, &asleep)?;
+    lines(&mut chart, [&awake, &asleep, &cold])?;
     legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }
 
 fn draw_memory(area: &Area<'_>, rows: &[&Row]) -> Drawn {
     let awake = points(rows, |row| row.awake.allocated_bytes / KIB);
     let asleep = points(rows, |row| row.asleep.allocated_bytes / KIB);
-    let most = awake.iter().chain(&asleep).fold(1.0, |most, point| point.1.max(most));
+    let cold = points(rows, |row| row.slept_long.allocated_bytes / KIB);
+    let most = awake.iter().chain(&asleep).chain(&cold).fold(1.0, |most, point| point.1.max(most));
     let mut chart = panel(area, "Memory of a region on a store (linear, from zero)")
         .build_cartesian_2d(
             region_axis(&counts(rows)),
             RangedCoordf64::from(0.0..nice_above(most)),
         )?;
     mesh(&mut chart, "KiB allocated, log store included", &|value| figure(*value))?;
-    lines(&mut chart, &awake, &asleep)?;
+    lines(&mut chart, [&awake, &asleep, &cold])?;
     legend(&mut chart, SeriesLabelPosition::LowerLeft)
 }
 
@@ -84,14 +86,16 @@ fn points(rows: &[&Row], of: fn(&Row) -> f64) -> Vec<(f64, f64)> {
     rows.iter().map(|row| (row.regions as f64, of(row))).collect()
 }
 
-fn lines<Y>(chart: &mut Panel<'_, Y>, awake: &[(f64, f64)], asleep: &[(f64, f64)]) -> Drawn
+fn lines<Y>(chart: &mut Panel<'_, Y>, [awake, asleep, cold]: [&Vec<(f64, f64)>; 3]) -> Drawn
 where
     Y: Ranged<ValueType = f64>,
 {
     series(chart, awake, ORANGE, "awake")?;
-    series(chart, asleep, BLUE, "asleep")?;
+    series(chart, asleep, GREY, "asleep")?;
+    series(chart, cold, BLUE, "cold")?;
+    // What lies between the two is told by the table.
     value_labels(chart, awake, ABOVE, figure)?;
-    value_labels(chart, asleep, BELOW, figure)
+    value_labels(chart, cold, BELOW, figure)
 }
 
 #[cfg(test)]
@@ -106,6 +110,7 @@ mod tests {
             assert!(svg.contains(label), "{label}");
         }
         assert_eq!(svg.matches("\nasleep\n").count(), 2, "{svg}");
+        assert_eq!(svg.matches("\ncold\n").count(), 2);
         assert_eq!(svg.matches("\nawake\n").count(), 2);
     }
 

@@ -19,6 +19,7 @@ const TITLE_SIZE: i32 = 26;
 const LABEL_SIZE: i32 = 16;
 pub(crate) const BLUE: RGBColor = RGBColor(31, 119, 180);
 pub(crate) const ORANGE: RGBColor = RGBColor(214, 96, 19);
+pub(crate) const GREY: RGBColor = RGBColor(140, 140, 140);
 const INK: RGBColor = RGBColor(40, 40, 40);
 /// Labels of the region axis closer together than this share of it would run into each other.
 const MIN_TICK_GAP: f64 = 0.09;
