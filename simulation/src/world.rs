@@ -6,6 +6,7 @@
 
 use crate::agenda::{Agenda, Occasion};
 use crate::ambush::{Ambushes, Sight};
+use crate::check::Outcome;
 use crate::check::{Bounds, Kind, Through, Violation, Watch};
 use crate::clients::{Clients, NOBODY, PROBE_KEY};
 use crate::disk::Device;
@@ -430,11 +431,8 @@ impl World {
     /// Asks a region for service, again and again until it answers or its time is over.
     fn probe(&mut self, number: usize) {
         let probe = self.probes[number];
-        let done = probe.operation.is_some_and(|operation| {
-            let outcome = self.clients.records()[operation as usize].outcome;
-            matches!(outcome, crate::check::Outcome::Done { .. })
-        });
-        if done || probe.answered {
+        let outcome = probe.operation.map(|last| self.clients.records()[last as usize].outcome);
+        if matches!(outcome, Some(Outcome::Done { .. })) || probe.answered {
             self.probes[number].answered = true;
             return;
         }
@@ -454,8 +452,8 @@ impl World {
             }
             return self.around.ledger.lock().violate("every region is served", text);
         }
-        if probe.operation.is_some() {
-            // No answer within a tick: this one does not lead any more.
+        if matches!(outcome, Some(Outcome::Pending)) {
+            // No answer within a tick: this one does not lead any more. (One that has refused may have said who does.)
             self.clients.try_another(probe.region);
         }
         let now_us = self.agenda.now_us();
