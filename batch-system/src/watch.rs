@@ -102,13 +102,12 @@ pub(crate) fn run<N: Fsm, C: Fsm>(router: &Router<N, C>) {
         let next_due = shared.timers.advance(shared, &mut outbox);
         outbox.flush();
         let waits = shared.scheduler.help_the_stuck(&mut seen, !shared.broadcasts.is_empty());
+        // One poller alone may work as it likes: nobody could help it.
         let alone = !shared.scheduler.has_helpers();
-        quiet = match !waits && (alone || shared.scheduler.all_asleep()) {
-            true if alone => QUIET_LOOKS,
-            true => quiet + 1,
-            false => 0,
-        };
-        let (how_long, until) = if quiet < QUIET_LOOKS {
+        let is_quiet = !waits && (alone || shared.scheduler.all_asleep());
+        quiet = if is_quiet { quiet + 1 } else { 0 };
+        let enough = if alone { 1 } else { QUIET_LOOKS };
+        let (how_long, until) = if quiet < enough {
             (TIMER_GRANULARITY, None)
         } else {
             let elapsed = shared.timers.time().elapsed();

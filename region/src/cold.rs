@@ -21,7 +21,7 @@ use raft::eraftpb::HardState;
 use crate::config::RegionConfig;
 use crate::description::{Peer, RegionDescription, MAX_PEERS};
 use crate::effects::{RegionFailure, RegionStatus};
-use crate::ids::{Index, PeerId, RegionId, StoreId, Term};
+use crate::ids::{Index, RegionId, StoreId, Term};
 use crate::log_reader::LogReader;
 use crate::records::TruncatedState;
 use crate::region::Region;
@@ -64,14 +64,16 @@ impl Region {
             && !self.has_ready()
             && !self.has_outstanding_write()
             && (!self.is_leader() || self.all_have_all())
-            && self.place(self.peer.id).is_some()
-            && self.place(PeerId::new(self.raw.raft.leader_id)).is_some()
+            && self.places().is_some()
     }
 
-    /// Where among the description's peers one is.
-    fn place(&self, id: PeerId) -> Option<u8> {
-        let at = self.description.peers.iter().position(|peer| peer.id == id)?;
-        u8::try_from(at).ok()
+    /// Where among the description's peers this one is, and the one that leads.
+    fn places(&self) -> Option<(u8, u8)> {
+        let place = |id: u64| {
+            let at = self.description.peers.iter().position(|peer| peer.id.get() == id)?;
+            u8::try_from(at).ok()
+        };
+        Some((place(self.peer.id.get())?, place(self.raw.raft.leader_id)?))
     }
 
     /// Takes the region apart.
@@ -79,9 +81,7 @@ impl Region {
     /// # Panics
     /// When it [may not be](Self::may_freeze).
     pub fn freeze(self) -> ColdRegion {
-        let leader = PeerId::new(self.raw.raft.leader_id);
-        let places = (self.place(self.peer.id), self.place(leader));
-        let (true, (Some(own), Some(leader))) = (self.may_freeze(), places) else {
+        let Some((own, leader)) = self.places().filter(|_| self.may_freeze()) else {
             panic!("region {} has something to do", self.id())
         };
         let (questions, generation) = self.reading.counters();

@@ -6,8 +6,7 @@
 
 use crate::agenda::{Agenda, Occasion};
 use crate::ambush::{Ambushes, Sight};
-use crate::check::Outcome;
-use crate::check::{Bounds, Kind, Through, Violation, Watch};
+use crate::check::{Bounds, Kind, Outcome, Through, Violation, Watch};
 use crate::clients::{Clients, NOBODY, PROBE_KEY};
 use crate::disk::Device;
 use crate::faults::{FaultKind, Fired};

@@ -79,9 +79,7 @@ impl Clients {
         phase: &str,
         regions: &[u64],
     ) -> Result<Latency, StressError> {
-        cluster.watch.begin(phase, regions.len() as u64);
-        self.latencies_ns.reset();
-        let before = process_cpu_time();
+        let before = self.begin(cluster, phase, regions.len() as u64);
         for (number, region) in regions.iter().enumerate() {
             cluster.watch.go_on()?;
             self.propose(*region);
@@ -101,9 +99,7 @@ impl Clients {
         phase: &str,
         regions: &[u64],
     ) -> Result<Latency, StressError> {
-        cluster.watch.begin(phase, regions.len() as u64);
-        self.latencies_ns.reset();
-        let before = process_cpu_time();
+        let before = self.begin(cluster, phase, regions.len() as u64);
         regions.iter().for_each(|region| self.propose(*region));
         self.all_answered(cluster, phase)?;
         Ok(self.latency(before))
@@ -120,9 +116,7 @@ impl Clients {
         duration: Duration,
     ) -> Result<Latency, StressError> {
         let phase = "write to few";
-        cluster.watch.begin(phase, duration.as_millis() as u64);
-        self.latencies_ns.reset();
-        let before = process_cpu_time();
+        let before = self.begin(cluster, phase, duration.as_millis() as u64);
         let (start, mut proposed) = (Instant::now(), 0);
         while start.elapsed() < duration {
             cluster.watch.go_on()?;
@@ -140,6 +134,13 @@ impl Clients {
         }
         self.all_answered(cluster, phase)?;
         Ok(self.latency(before))
+    }
+
+    /// What is told from here on counts. Returns the CPU time so far, for [`latency`](Self::latency).
+    fn begin(&mut self, cluster: &Cluster, phase: &str, steps: u64) -> Duration {
+        cluster.watch.begin(phase, steps);
+        self.latencies_ns.reset();
+        process_cpu_time()
     }
 
     fn propose(&mut self, region: u64) {

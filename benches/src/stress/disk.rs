@@ -49,7 +49,7 @@ impl DiskSample {
     }
 
     /// What came since `before`, for so many writes of so many bytes, each on so many stores. `None` if there was
-    /// nothing.
+    /// nothing, as with a log in memory.
     pub fn since(&self, before: &Self, writes: u64, payload: u64, stores: u64) -> Option<Disk> {
         let batches = self.batches.saturating_sub(before.batches);
         if batches == 0 || writes == 0 {

@@ -14,7 +14,7 @@ use super::interrupt::Interrupt;
 use super::ledger::Tally;
 use super::load::{Load, Running, Told};
 use super::machine::{process_cpu_time, Machine, ProcessSample};
-use super::options::{LogKind, Options};
+use super::options::Options;
 use super::progress::Progress;
 use super::recorder::Summary;
 use super::report::{Cost, Fairness, Health, Latency, Memory, Row, Stages};
@@ -154,12 +154,7 @@ fn measure<T: Target>(
     let summary = load.recorder().close_window();
     let cpu = process_cpu_time() - cpu;
     let (payload, stores) = (options.payload, options.stores);
-    let disk = match options.log {
-        LogKind::Memory => None,
-        LogKind::RaftEngine => {
-            DiskSample::take(&ctx.registry).since(&disk, summary.writes, payload, stores)
-        }
-    };
+    let disk = DiskSample::take(&ctx.registry).since(&disk, summary.writes, payload, stores);
     Measured { summary, cpu, stages: StageSample::take(&ctx.registry).since(&stages), disk }
 }
 

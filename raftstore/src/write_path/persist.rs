@@ -342,16 +342,16 @@ impl LogWriter {
         let mut tasks = std::mem::take(&mut self.tasks);
         let (mut sync, mut regions, mut bytes) = (false, 0, 0);
         for task in &mut tasks {
+            let begin = self.batch.writes.len();
             regions += task.writes.len();
             for write in &mut task.writes {
                 sync |= write.needs_sync();
                 add_to_batch(&mut self.batch, write);
             }
-            let whole = task.cuts.iter().any(|cut| cut.whole);
             add_cuts(&mut self.batch, &mut task.cuts);
-            // What its region writes next must not be in one batch with it: raft-engine could copy the mark that
-            // all is gone to behind entries that came after it.
-            if whole {
+            // What its region writes in a later task must not be in one batch with it: raft-engine could copy the
+            // mark that all is gone to behind entries that came after it.
+            if self.batch.writes[begin..].iter().any(|write| write.clear) {
                 bytes += self.write_batch(std::mem::take(&mut sync))?;
             }
         }
