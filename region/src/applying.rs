@@ -65,11 +65,13 @@ impl Applying {
         while self.batches.front().is_some_and(|(last, _)| *last <= index) {
             self.bytes -= self.batches.pop_front().map_or(0, |(_, bytes)| bytes);
         }
-        if self.batches.is_empty() {
-            debug_assert_eq!(self.bytes, 0);
-            self.batches = VecDeque::new();
-        }
+        debug_assert!(!self.batches.is_empty() || self.bytes == 0);
         true
+    }
+
+    /// Gives back memory that is needed only for work.
+    pub(crate) fn shrink(&mut self) {
+        self.batches.shrink_to_fit();
     }
 }
 

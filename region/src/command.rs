@@ -278,6 +278,23 @@ fn short_header(epoch: RegionEpoch) -> Option<Bytes> {
     Some(Bytes::from_static(&SHORT_HEADERS[conf_ver * SHORT_VERSIONS + version]))
 }
 
+/// What nearly all entries of an epoch begin with, so that it need not be parsed.
+pub(crate) struct UsualHeader(Option<Bytes>);
+
+impl UsualHeader {
+    pub(crate) fn of(epoch: RegionEpoch) -> Self {
+        Self(short_header(epoch))
+    }
+
+    /// Takes the payload of a user's command of this epoch. `None` says nothing about the entry.
+    pub(crate) fn take_payload(&self, entry: &mut Entry) -> Option<Bytes> {
+        let usual = self.0.as_ref().is_some_and(|header| *header == entry.context)
+            && entry.get_entry_type() == EntryType::EntryNormal
+            && !has_unknown_fields(entry);
+        usual.then(|| std::mem::take(&mut entry.data))
+    }
+}
+
 /// An entry, without index and term, that tells all peers to cut their logs after `index`.
 pub(crate) fn compact_log_entry(epoch: RegionEpoch, index: Index) -> Entry {
     Entry {
@@ -329,6 +346,30 @@ mod tests {
             assert_eq!(Command::decode(REGION, entry), Ok(Command::CompactLog { epoch, index }));
         }
         assert_eq!(Command::decode(REGION, Entry::default()), Ok(Command::Empty));
+    }
+
+    #[test]
+    fn a_payload_is_taken_only_where_decoding_would_give_it() {
+        let own = RegionEpoch { conf_ver: 3, version: 9 };
+        let of = |epoch| HeaderCache::default().user_entry(epoch, "put".into());
+        let mut entry = of(own);
+        assert_eq!(UsualHeader::of(own).take_payload(&mut entry), Some("put".into()));
+        let mut unknown = of(own);
+        unknown.unknown_fields.add_varint(100, 7);
+        let others = [
+            of(RegionEpoch { version: 10, ..own }),
+            unknown,
+            Entry { entry_type: EntryType::EntryConfChangeV2, ..of(own) },
+            Entry { context: Bytes::new(), ..of(own) },
+            compact_log_entry(own, Index::new(1)),
+        ];
+        for mut entry in others {
+            let before = entry.clone();
+            assert_eq!(UsualHeader::of(own).take_payload(&mut entry), None);
+            assert_eq!(entry, before);
+        }
+        let long = RegionEpoch { conf_ver: 1, version: 1_000 };
+        assert_eq!(UsualHeader::of(long).take_payload(&mut of(long)), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use raft::eraftpb::{ConfChangeV2, Entry};
 
 use crate::admission::epoch_not_match;
 use crate::answer::{Answer, Callback};
-use crate::command::{Command, CommandError};
+use crate::command::{Command, CommandError, UsualHeader};
 use crate::description::RegionDescription;
 use crate::effects::ApplyCommand;
 use crate::entry_cache::entry_bytes;
@@ -65,7 +65,8 @@ pub(crate) fn emit(
         change: None,
     };
     let own = description.epoch;
-    while let Some(entry) = committed.pop_front() {
+    let usual = UsualHeader::of(own);
+    while let Some(mut entry) = committed.pop_front() {
         let (index, term) = (Index::new(entry.index), Term::new(entry.term));
         emission.last = (index, term);
         emission.bytes += entry_bytes(&entry);
@@ -73,6 +74,10 @@ pub(crate) fn emit(
             Some(proposal) => (Some(proposal.callback), proposal.stamp),
             None => (None, 0),
         };
+        if let Some(payload) = usual.take_payload(&mut entry) {
+            emission.commands.push(ApplyCommand { index, term, payload, callback, stamp });
+            continue;
+        }
         let stale = match Command::decode(description.id, entry)? {
             Command::User { epoch, payload } if epoch == own => {
                 emission.commands.push(ApplyCommand { index, term, payload, callback, stamp });

@@ -10,6 +10,9 @@ use raft::eraftpb::Entry;
 /// Bytes that an entry takes in memory beside its payload and header.
 const ENTRY_BYTES: usize = size_of::<Entry>();
 
+/// Room for so many is kept, so that a region that works need not ask for it with each of its writes.
+const KEPT_ENTRIES: usize = 4;
+
 /// Size of an entry in memory.
 pub(crate) fn entry_bytes(entry: &Entry) -> usize {
     // The header is shared among all entries of an epoch.
@@ -19,7 +22,7 @@ pub(crate) fn entry_bytes(entry: &Entry) -> usize {
 /// The end of a log.
 ///
 /// Invariant: contiguous; empty, or ending with the log's last entry; `bytes` is the sum of
-/// [`entry_bytes`]. An empty cache owns no memory.
+/// [`entry_bytes`]. An empty cache owns little memory, and after [`shrink`](EntryCache::shrink) none.
 #[derive(Default)]
 pub(crate) struct EntryCache {
     entries: VecDeque<Entry>,
@@ -77,22 +80,28 @@ impl EntryCache {
         Some(self.entries.range(from..from + count).cloned().collect())
     }
 
-    /// Drops entries from the front: all up to `free`, and then, until no more than `max_bytes` are
-    /// held, those up to `pinned` (exclusive).
-    pub(crate) fn evict(&mut self, free: u64, pinned: u64, max_bytes: usize) {
+    /// Drops entries from the front: all up to `free`, and of the later ones those up to an index of `loose`
+    /// as long as more bytes are held than stand beside it.
+    pub(crate) fn evict(&mut self, free: u64, loose: [(u64, usize); 2]) {
         while let Some(front) = self.entries.front() {
-            let goes = front.index <= free || (front.index < pinned && self.bytes > max_bytes);
-            if !goes {
+            let too_many = |(last, most): (u64, usize)| front.index <= last && self.bytes > most;
+            if front.index > free && !loose.into_iter().any(too_many) {
                 break;
             }
             self.bytes -= entry_bytes(front);
             self.entries.pop_front();
         }
+        debug_assert!(!self.entries.is_empty() || self.bytes == 0);
+        let room = self.entries.capacity();
+        if room > KEPT_ENTRIES && self.entries.len() * 8 < room {
+            self.entries.shrink_to((self.entries.len() * 2).max(KEPT_ENTRIES));
+        }
+    }
+
+    /// Gives back what an empty cache has room for.
+    pub(crate) fn shrink(&mut self) {
         if self.entries.is_empty() {
-            debug_assert_eq!(self.bytes, 0);
             self.entries = VecDeque::new();
-        } else if self.entries.len() * 8 < self.entries.capacity() {
-            self.entries.shrink_to(self.entries.len() * 2);
         }
     }
 }
@@ -135,11 +144,17 @@ mod tests {
     fn eviction_stops_at_what_is_pinned() {
         let mut cache = EntryCache::default();
         cache.append(&(6..16).map(|index| entry(index, 6, 100)).collect::<Vec<_>>());
-        cache.evict(7, 12, usize::MAX);
+        let entry_size = cache.bytes() / 10;
+        cache.evict(7, [(11, usize::MAX); 2]);
         assert_eq!(cache.first_index(), Some(8));
-        cache.evict(7, 12, 0);
+        cache.evict(7, [(9, 0), (13, 5 * entry_size)]);
+        assert_eq!(cache.first_index(), Some(11));
+        cache.evict(7, [(11, 0); 2]);
         assert_eq!(cache.first_index(), Some(12));
-        cache.evict(15, 16, 0);
-        assert_eq!((cache.len(), cache.bytes(), cache.entries.capacity()), (0, 0, 0));
+        cache.evict(15, [(15, 0); 2]);
+        assert_eq!((cache.len(), cache.bytes()), (0, 0));
+        assert!(cache.entries.capacity() <= 2 * KEPT_ENTRIES);
+        cache.shrink();
+        assert_eq!(cache.entries.capacity(), 0);
     }
 }

@@ -38,7 +38,10 @@ impl Sender<'_> {
             let id = PeerId::new(message.to);
             let known = self.description.peer(id).copied().or_else(|| self.book.stranger(id));
             let Some(to) = known else { continue };
-            self.cut(message, |message| envelopes.push(self.envelope(to, message)));
+            match message.entries.len() <= 1 || self.fits(&message.entries) {
+                true => envelopes.push(self.envelope(to, message)),
+                false => self.cut(message, |piece| envelopes.push(self.envelope(to, piece))),
+            }
         }
         envelopes
     }
@@ -83,9 +86,6 @@ impl Sender<'_> {
     }
 
     fn cut(&self, mut message: Message, mut push: impl FnMut(Message)) {
-        if message.entries.len() <= 1 || self.fits(&message.entries) {
-            return push(message);
-        }
         let entries = message.take_entries().into_vec();
         let mut piece: Vec<Entry> = Vec::new();
         let mut bytes = 0;

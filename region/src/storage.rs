@@ -62,10 +62,8 @@ pub(crate) struct RegionStorage {
 pub(crate) struct Eviction {
     /// Last entry that nobody needs.
     pub(crate) free: Index,
-    /// Last entry that may go when there are too many bytes.
-    pub(crate) loose: Index,
-    /// How many bytes are too many.
-    pub(crate) max_bytes: usize,
+    /// Last entries that may go when there are more bytes than stand beside them.
+    pub(crate) loose: [(Index, usize); 2],
 }
 
 impl RegionStorage {
@@ -130,13 +128,19 @@ impl RegionStorage {
         // As if all were of one size: it is to know whether the log is large, not how large.
         self.log_bytes = (self.log_bytes as f64 / held.max(1) as f64 * left as f64) as u64;
         self.terms.truncate_to(index.get());
-        self.cache.evict(index.get(), index.get(), usize::MAX);
+        self.cache.evict(index.get(), [(0, usize::MAX); 2]);
         self.truncated()
     }
 
     /// Drops cached entries.
     pub(crate) fn evict(&mut self, eviction: &Eviction) {
-        self.cache.evict(eviction.free.get(), eviction.loose.get() + 1, eviction.max_bytes);
+        let loose = eviction.loose.map(|(last, most)| (last.get(), most));
+        self.cache.evict(eviction.free.get(), loose);
+    }
+
+    /// Gives back memory that is needed only for work.
+    pub(crate) fn shrink(&mut self) {
+        self.cache.shrink();
     }
 
     /// The terms of the log.
@@ -308,7 +312,7 @@ mod tests {
 
     fn evict(storage: &mut RegionStorage, free: u64) {
         let free = Index::new(free);
-        storage.evict(&Eviction { free, loose: free, max_bytes: 0 });
+        storage.evict(&Eviction { free, loose: [(free, 0); 2] });
     }
 
     #[test]

@@ -18,6 +18,8 @@ impl Region {
         self.proposals.shrink();
         self.reading.shrink();
         self.trim();
+        self.raw.mut_store().shrink();
+        self.applying.shrink();
     }
 
     /// Lets entries go that nobody will ask for soon.
@@ -35,10 +37,9 @@ impl Region {
         let done = persisted.min(self.applying.emitted());
         let (cache, most) = (self.config.entry_cache_bytes, self.config.max_unapplied_bytes);
         let free = matched.map_or(done, |matched| done.min(Index::new(matched)));
-        let store = self.raw.mut_store();
-        store.evict(&Eviction { free, loose: done, max_bytes: cache });
         // Persisted, but not handed out: bounded, if less tightly.
-        store.evict(&Eviction { free, loose: persisted, max_bytes: most });
+        let loose = [(done, cache), (persisted, most)];
+        self.raw.mut_store().evict(&Eviction { free, loose });
     }
 
     /// Has the log's head cut if that is worth an entry. Asked after every report of applied
