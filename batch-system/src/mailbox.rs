@@ -73,6 +73,60 @@ impl<M> std::error::Error for SendError<M> {}
 /// A mailbox of this many spare slots or fewer keeps its buffer while its FSM is parked.
 const KEPT_CAPACITY: usize = 4;
 
+/// Messages in order. Most mailboxes have one message at a time, and it lies in the mailbox itself: with many FSMs a
+/// buffer elsewhere is in nobody's cache, and sender and receiver would both wait for it.
+struct Queue<M> {
+    first: Option<M>,
+    /// Behind `first`; not empty without it after a part was taken.
+    rest: VecDeque<M>,
+}
+
+impl<M> Queue<M> {
+    fn new() -> Self {
+        Self { first: None, rest: VecDeque::new() }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_empty()
+    }
+
+    fn push(&mut self, message: M) {
+        match self.is_empty() {
+            true => self.first = Some(message),
+            false => self.rest.push_back(message),
+        }
+    }
+
+    /// Moves the first `count` messages, of which there must be as many.
+    fn take(&mut self, count: usize, out: &mut Vec<M>) {
+        if count > 0 {
+            let first = self.first.take();
+            let others = count - usize::from(first.is_some());
+            out.extend(first);
+            if others > 0 {
+                out.extend(self.rest.drain(..others));
+            }
+        }
+    }
+
+    /// Takes all of them, and the buffer.
+    fn take_all(&mut self) -> Vec<M> {
+        let rest = std::mem::take(&mut self.rest);
+        self.first.take().into_iter().chain(rest).collect()
+    }
+
+    /// Gives back what a burst took.
+    fn shrink(&mut self) {
+        if self.rest.capacity() > KEPT_CAPACITY {
+            self.rest = VecDeque::new();
+        }
+    }
+}
+
 pub(crate) struct Cell<F: Fsm> {
     address: u64,
     priority: Priority,
@@ -82,7 +136,7 @@ pub(crate) struct Cell<F: Fsm> {
 }
 
 struct State<F: Fsm> {
-    messages: VecDeque<F::Message>,
+    messages: Queue<F::Message>,
     place: Place<F>,
     closed: Option<Box<CloseReason>>,
 }
@@ -163,7 +217,7 @@ impl<F: Fsm> Claim<F> {
         }
         let count = state.messages.len().min(budget);
         self.hot = state.messages.len() > budget;
-        out.extend(state.messages.drain(..count));
+        state.messages.take(count, out);
         true
     }
 
@@ -174,17 +228,15 @@ impl<F: Fsm> Claim<F> {
         debug_assert!(matches!(state.place, Place::Out), "two owners of FSM {}", cell.address);
         if let Some(reason) = &state.closed {
             let reason = CloseReason::clone(reason);
-            let unhandled = std::mem::take(&mut state.messages);
+            let unhandled = state.messages.take_all();
             drop(state);
-            return Released::Closed(fsm, unhandled.into(), reason);
+            return Released::Closed(fsm, unhandled, reason);
         }
         if !state.messages.is_empty() {
             drop(state);
             return Released::Again(Claim { fsm, cell, hot });
         }
-        if state.messages.capacity() > KEPT_CAPACITY {
-            state.messages = VecDeque::new();
-        }
+        state.messages.shrink();
         state.place = Place::Parked(fsm);
         Released::Parked
     }
@@ -194,9 +246,9 @@ impl<F: Fsm> Claim<F> {
         let Claim { fsm, cell, .. } = self;
         let mut state = cell.state.lock();
         state.closed = Some(Box::new(CloseReason::Panicked(String::new())));
-        let unhandled = std::mem::take(&mut state.messages);
+        let unhandled = state.messages.take_all();
         drop(state);
-        (fsm, unhandled.into())
+        (fsm, unhandled)
     }
 }
 
@@ -220,7 +272,7 @@ impl<F: Fsm> Cell<F> {
             priority,
             population,
             state: Mutex::new(State {
-                messages: VecDeque::new(),
+                messages: Queue::new(),
                 place: Place::Parked(fsm),
                 closed: None,
             }),
@@ -244,7 +296,7 @@ impl<F: Fsm> Cell<F> {
         if state.messages.len() >= limit {
             return Err(SendError::Full(message));
         }
-        state.messages.push_back(message);
+        state.messages.push(message);
         Ok(self.unpark(&mut state))
     }
 
@@ -275,5 +327,47 @@ impl<F: Fsm> Cell<F> {
 impl<F: Fsm> Drop for Cell<F> {
     fn drop(&mut self) {
         self.population.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_keep_their_order_however_many_are_taken_at_a_time() {
+        for budget in 1..6 {
+            let (mut queue, mut out) = (Queue::new(), Vec::new());
+            let mut sent = 0;
+            for burst in [1, 3, 1, 0, 5, 2] {
+                for _ in 0..burst {
+                    queue.push(sent);
+                    sent += 1;
+                }
+                let before = (queue.len(), out.len());
+                let count = queue.len().min(budget);
+                queue.take(count, &mut out);
+                assert_eq!((queue.len(), out.len()), (before.0 - count, before.1 + count));
+                assert_eq!(queue.is_empty(), queue.len() == 0);
+            }
+            out.extend(queue.take_all());
+            assert_eq!(out, (0..sent).collect::<Vec<_>>());
+            assert!(queue.is_empty());
+        }
+    }
+
+    #[test]
+    fn one_message_at_a_time_needs_no_buffer_and_a_burst_leaves_none() {
+        let (mut queue, mut out) = (Queue::new(), Vec::new());
+        for message in 0..3 {
+            queue.push(message);
+            queue.take(1, &mut out);
+        }
+        assert_eq!(queue.rest.capacity(), 0);
+        (0..100).for_each(|message| queue.push(message));
+        queue.take(100, &mut out);
+        assert!(queue.rest.capacity() > KEPT_CAPACITY);
+        queue.shrink();
+        assert_eq!(queue.rest.capacity(), 0);
     }
 }

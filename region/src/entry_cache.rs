@@ -21,11 +21,14 @@ pub(crate) fn entry_bytes(entry: &Entry) -> usize {
 
 /// The end of a log.
 ///
-/// Invariant: contiguous; empty, or ending with the log's last entry; `bytes` is the sum of
+/// Invariant: contiguous from `first` on; empty, or ending with the log's last entry; `bytes` is the sum of
 /// [`entry_bytes`]. An empty cache owns little memory, and after [`shrink`](EntryCache::shrink) none.
 #[derive(Default)]
 pub(crate) struct EntryCache {
     entries: VecDeque<Entry>,
+    /// Index of the first entry, if there is one. Known without a look at the entries, which are seldom in the
+    /// processor's cache.
+    first: u64,
     bytes: usize,
 }
 
@@ -42,17 +45,20 @@ impl EntryCache {
 
     /// Index of the first entry held.
     pub(crate) fn first_index(&self) -> Option<u64> {
-        self.entries.front().map(|entry| entry.index)
+        (!self.entries.is_empty()).then_some(self.first)
     }
 
     /// Adds the log's new end, which replaces every entry from the first one's index on.
     pub(crate) fn append(&mut self, entries: &[Entry]) {
-        let Some(first) = entries.first() else { return };
-        while self.entries.back().is_some_and(|last| last.index >= first.index) {
+        let Some(begin) = entries.first().map(|entry| entry.index) else { return };
+        while !self.entries.is_empty() && self.first + self.entries.len() as u64 > begin {
             let last = self.entries.pop_back();
             self.bytes -= last.as_ref().map_or(0, entry_bytes);
         }
-        debug_assert!(self.entries.back().is_none_or(|last| last.index + 1 == first.index));
+        if self.entries.is_empty() {
+            self.first = begin;
+        }
+        debug_assert_eq!(self.first + self.entries.len() as u64, begin);
         self.entries.reserve(entries.len());
         self.bytes += entries.iter().map(entry_bytes).sum::<usize>();
         self.entries.extend(entries.iter().cloned());
@@ -83,13 +89,14 @@ impl EntryCache {
     /// Drops entries from the front: all up to `free`, and of the later ones those up to an index of `loose`
     /// as long as more bytes are held than stand beside it.
     pub(crate) fn evict(&mut self, free: u64, loose: [(u64, usize); 2]) {
-        while let Some(front) = self.entries.front() {
-            let too_many = |(last, most): (u64, usize)| front.index <= last && self.bytes > most;
-            if front.index > free && !loose.into_iter().any(too_many) {
+        while !self.entries.is_empty() {
+            let too_many = |(last, most): (u64, usize)| self.first <= last && self.bytes > most;
+            if self.first > free && !loose.into_iter().any(too_many) {
                 break;
             }
-            self.bytes -= entry_bytes(front);
-            self.entries.pop_front();
+            let front = self.entries.pop_front();
+            self.bytes -= front.as_ref().map_or(0, entry_bytes);
+            self.first += 1;
         }
         debug_assert!(!self.entries.is_empty() || self.bytes == 0);
         let room = self.entries.capacity();
