@@ -348,7 +348,7 @@ mod tests {
                 let count = queue.len().min(budget);
                 queue.take(count, &mut out);
                 assert_eq!((queue.len(), out.len()), (before.0 - count, before.1 + count));
-                assert_eq!(queue.is_empty(), queue.len() == 0);
+                assert_eq!(queue.is_empty(), before.0 == count);
             }
             out.extend(queue.take_all());
             assert_eq!(out, (0..sent).collect::<Vec<_>>());

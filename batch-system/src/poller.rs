@@ -127,7 +127,7 @@ impl<N: Fsm, C: Fsm, H: Handler<N, C>> Poller<N, C, H> {
             }
             self.begin();
         }
-        let batch_size = self.shared.limits.batch_size;
+        let batch_size = self.shared.batch_size.load(Ordering::Relaxed);
         let one_place = ran + 1 >= batch_size;
         let mut hot_ran = false;
         while let Some((claim, hot)) = next {

@@ -28,6 +28,8 @@ fn give_back_room<N: Fsm>(shard: &mut Shard<N>) {
 /// Everything the sending side, the pollers and the pool have in common.
 pub(crate) struct Shared<N: Fsm, C: Fsm> {
     pub(crate) limits: Limits,
+    /// Begins as the limit of that name, and may be changed.
+    pub(crate) batch_size: AtomicUsize,
     shards: Box<[CachePadded<RwLock<Shard<N>>>]>,
     control: Arc<Cell<C>>,
     pub(crate) scheduler: Scheduler<N, C>,
@@ -134,6 +136,7 @@ impl<N: Fsm, C: Fsm> Shared<N, C> {
             population: Arc::new(AtomicUsize::new(0)),
             unfinished: AtomicUsize::new(2),
             closing: AtomicBool::new(false),
+            batch_size: AtomicUsize::new(limits.batch_size),
             limits,
         }
     }
@@ -391,6 +394,21 @@ impl<N: Fsm, C: Fsm> Router<N, C> {
     /// What the pool has done so far.
     pub fn stats(&self) -> &Stats {
         &self.shared.stats
+    }
+
+    /// How many pollers run.
+    pub fn pollers(&self) -> usize {
+        self.shared.scheduler.active()
+    }
+
+    /// How many FSMs a poller handles in one round at most.
+    pub fn batch_size(&self) -> usize {
+        self.shared.batch_size.load(Ordering::Relaxed)
+    }
+
+    /// Changes that number, from the next round of each poller on. Zero counts as one.
+    pub fn set_batch_size(&self, batch_size: usize) {
+        self.shared.batch_size.store(batch_size.max(1), Ordering::Relaxed);
     }
 
     /// How many claims wait for each poller that runs.

@@ -12,11 +12,19 @@
 
 use crate::error::StartError;
 use crate::log_store::EngineConfig;
+use crate::tuning::Bounds;
 use bytesize::ByteSize;
 use region::RegionConfig;
 use serde::{Deserialize, Serialize, Serializer};
 use std::path::Path;
 use std::time::Duration;
+
+/// Fewest pollers that a store leaves itself: one that waits for a slow state machine must not hold all regions.
+const MIN_POLLERS: usize = 2;
+
+/// Fewest and most regions in a round where that is left to the store.
+const MIN_BATCH: usize = 64;
+const MAX_BATCH: usize = 256;
 
 /// Entries that shortening a log leaves, for followers that lag a little.
 const KEPT_ENTRIES: u64 = 128;
@@ -27,7 +35,8 @@ const KEPT_ENTRIES: u64 = 128;
 pub struct StoreConfig {
     /// The cluster this store belongs to; the same on all its stores.
     pub cluster_id: u64,
-    /// Poller threads; 0 takes one for each core of the machine, at most 8.
+    /// Poller threads. 0 leaves the number to the store: between two and one for each core of the machine, at
+    /// most 8, or that most of them without [`self_tuning`](Self::self_tuning).
     pub pollers: usize,
     /// Threads that apply committed commands; 0 applies in the pollers' own rounds, which is cheaper
     /// unless the state machine is slow.
@@ -38,8 +47,11 @@ pub struct StoreConfig {
     /// Whether the log is synced before anything is promised. Without it a crash of the machine, not
     /// of the process, loses acknowledged writes.
     pub sync: bool,
-    /// Regions a poller handles in one round.
+    /// Regions a poller handles in one round. 0 leaves the number to the store: between 64 and 256, or 64 without
+    /// [`self_tuning`](Self::self_tuning).
     pub batch_size: usize,
+    /// Whether what is left to the store follows the load, by how long regions wait for a poller.
+    pub self_tuning: bool,
     /// Messages of one region handled in one round.
     pub message_budget: usize,
     /// Messages that wait for one region; more are refused as busy, or dropped if they are Raft's.
@@ -163,7 +175,8 @@ impl Default for StoreConfig {
             apply_pollers: 0,
             log_writers: None,
             sync: true,
-            batch_size: 64,
+            batch_size: 0,
+            self_tuning: true,
             message_budget: 256,
             mailbox_capacity: 4096,
             queue_size: ByteSize::mib(64),
@@ -263,7 +276,7 @@ impl StoreConfig {
             ("pollers", self.pollers, 0, 64),
             ("apply_pollers", self.apply_pollers, 0, 64),
             ("log_writers", self.log_writers.unwrap_or(0), 0, 16),
-            ("batch_size", self.batch_size, 1, 4096),
+            ("batch_size", self.batch_size, 0, 4096),
             ("message_budget", self.message_budget, 1, 65_536),
             ("mailbox_capacity", self.mailbox_capacity, 16, 1 << 20),
             ("max_snapshots", self.max_snapshots, 1, 1024),
@@ -319,12 +332,30 @@ impl StoreConfig {
         })
     }
 
-    /// How many poller threads that makes.
+    /// How many poller threads that makes to begin with, which is as many as there may ever be.
     pub fn poller_count(&self) -> usize {
         match self.pollers {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
             given => given,
         }
+    }
+
+    /// How many regions a round takes to begin with, which is as few as it may ever be.
+    pub fn round_size(&self) -> usize {
+        match self.batch_size {
+            0 => MIN_BATCH,
+            given => given,
+        }
+    }
+
+    /// Within what the store tunes itself; `None` where there is nothing to tune.
+    pub(crate) fn tuning_bounds(&self) -> Option<Bounds> {
+        let most = self.poller_count();
+        let pollers = if self.pollers == 0 { most.min(MIN_POLLERS)..=most } else { most..=most };
+        let size = self.round_size();
+        let batch = if self.batch_size == 0 { size..=MAX_BATCH } else { size..=size };
+        let bounds = Bounds { pollers, batch };
+        (self.self_tuning && !bounds.are_fixed()).then_some(bounds)
     }
 
     pub(crate) fn region_config(&self) -> RegionConfig {

@@ -62,7 +62,7 @@ impl Figures {
         ]
     }
 
-    fn gauges(&self) -> [Figure; 12] {
+    fn gauges(&self) -> [Figure; 14] {
         let router = &self.inner.router;
         let scheduled: usize = router.waiting().iter().sum();
         let depths = self.inner.queues.depths(scheduled);
@@ -71,6 +71,12 @@ impl Figures {
         let healthy = !self.inner.health.has_failed();
         [
             ("scheduled_regions", "Regions that wait for a poller.", scheduled as u64),
+            ("pollers", "Poller threads.", router.pollers() as u64),
+            (
+                "batch_size",
+                "Regions that a poller handles in a round at most.",
+                router.batch_size() as u64,
+            ),
             ("mailboxes", "Mailboxes registered.", router.alive() as u64),
             (
                 "mailboxes_leaked",

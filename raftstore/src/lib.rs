@@ -50,6 +50,7 @@ mod store_mark;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod transport;
+mod tuning;
 mod work_queue;
 mod write_path;
 

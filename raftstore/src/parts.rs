@@ -119,7 +119,7 @@ impl Parts {
 
     pub(crate) fn limits(&self) -> Limits {
         Limits {
-            batch_size: self.config.batch_size,
+            batch_size: self.config.round_size(),
             message_budget: self.config.message_budget,
             mailbox_capacity: self.config.mailbox_capacity,
             forced_capacity: 4 * self.config.mailbox_capacity,

@@ -11,6 +11,7 @@ use crate::parts::Parts;
 use crate::region_fsm::{RegionFsm, RegionRouter};
 use crate::snapshot::{ChoreQueue, StreamQueue};
 use crate::store_fsm::StoreFsm;
+use crate::tuning::Tuning;
 use crate::write_path::apply::ApplyQueue;
 use crate::write_path::persist::WriteQueue;
 use batch_system::{Pool, SendError};
@@ -32,7 +33,8 @@ type Stoppable = (crossbeam::channel::Sender<()>, JoinHandle<()>);
 pub struct Store {
     handle: StoreHandle,
     /// `None` once it has stopped.
-    pool: Option<Pool<RegionFsm, StoreFsm>>,
+    pool: Option<Arc<Pool<RegionFsm, StoreFsm>>>,
+    tuner: Option<Stoppable>,
     write_queues: Vec<Arc<WriteQueue>>,
     apply_queues: Vec<Arc<ApplyQueue>>,
     streams: Arc<StreamQueue>,
@@ -61,6 +63,11 @@ impl Store {
     pub fn shutdown(&mut self) {
         if self.handle.inner.stopped.swap(true, Ordering::AcqRel) {
             return;
+        }
+        // It may be changing the pool.
+        if let Some((stop, thread)) = self.tuner.take() {
+            drop(stop);
+            join(thread);
         }
         // The regions end first, and answer what waits. What pollers have queued by then is still
         // written and applied, and its proposers hear the true outcome.
@@ -106,7 +113,8 @@ impl Store {
         figures.register(registry)?;
         let mut store = Self {
             handle,
-            pool: Some(pool),
+            pool: Some(Arc::new(pool)),
+            tuner: None,
             write_queues: parts.write_queues.clone(),
             apply_queues: parts.apply_queues.clone(),
             streams: parts.streams.clone(),
@@ -121,6 +129,7 @@ impl Store {
         // On threads of their own: the caller's may have read another log; see `log_store/reads.rs`.
         let router = &store.handle.inner.router;
         parts.creator.restore_all(router, stored, parts.config.poller_count());
+        store.start_tuner(&parts)?;
         if let Some(worker) = parts.placement_worker(&store.handle) {
             // Last, so that nothing is told before all regions are back.
             let (stop, stopped) = crossbeam::channel::bounded::<()>(0);
@@ -128,6 +137,18 @@ impl Store {
             store.placement = Some((stop, spawn(name, move || worker.run(&stopped))?));
         }
         Ok(store)
+    }
+
+    /// After the regions are back: what that takes says nothing about the load.
+    fn start_tuner(&mut self, parts: &Parts) -> Result<(), StartError> {
+        let bounds = parts.config.tuning_bounds();
+        let Some((bounds, pool)) = bounds.zip(self.pool.clone()) else { return Ok(()) };
+        let (stop, stopped) = crossbeam::channel::bounded::<()>(0);
+        let (store_id, metrics) = (parts.store_id, parts.metrics.clone());
+        let tuning = Tuning::new(store_id, bounds, pool, metrics);
+        let thread = spawn(format!("store{store_id}-tune"), move || tuning.run(&stopped))?;
+        self.tuner = Some((stop, thread));
+        Ok(())
     }
 
     fn start_threads(&mut self, parts: &Parts) -> Result<(), StartError> {
