@@ -56,7 +56,8 @@ Examples:
   stress --compare thread-per-region,bare       what else one could use, under the same load
   stress life                                   splits, other peers, handing over, restart, under load
   stress reads                                  reads by lease, alone and nine to one write
-  stress idle                                   what regions cost with which nothing happens";
+  stress idle                                   what regions cost with which nothing happens
+  stress log                                    the log on disk, beside raft-engine alone";
 
 /// Plots region count against throughput and latency of the Multi-Raft store, on this machine.
 #[derive(Clone, Debug, Parser, Serialize)]
