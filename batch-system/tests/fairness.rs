@@ -59,6 +59,20 @@ fn hot_fsm_gets_a_place_in_every_round_however_many_are_fresh() {
 }
 
 #[test]
+fn rounds_are_as_large_as_was_said_last() {
+    let record = Record::counts();
+    let mut driver = driver(1, limits(5, 1), &record);
+    register(driver.router(), 0..100);
+    for (asked, size) in [(5, 5), (12, 12), (0, 1), (3, 3)] {
+        driver.router().set_batch_size(asked);
+        assert_eq!(driver.router().batch_size(), size);
+        (0..40).for_each(|address| driver.router().send(address, Msg::Seq(0, 0)).unwrap());
+        assert_eq!((driver.run_round(0), driver.run_round(0)), (size, size));
+        driver.run_until_idle(100);
+    }
+}
+
+#[test]
 fn newly_ready_fsm_runs_before_the_next_of_many_hot_ones() {
     let record = Record::events();
     let mut driver = driver(1, limits(64, 1), &record);

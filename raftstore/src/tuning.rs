@@ -3,8 +3,8 @@
 //! Once a second somebody looks how long regions with mail wait for a poller: until it looks into its inbox, and then
 //! behind the others that wait (by how many those are, and how many have had their turn in that second). Where they
 //! wait for long there are too few pollers, or rounds are too small to be worth their fixed costs; where they hardly
-//! wait there may be fewer and smaller ones. Upwards it goes fast, by doubling, and downwards slowly, since too few hurt and too many
-//! only cost a little.
+//! wait there may be fewer and smaller ones. Upwards it goes fast, by doubling, and downwards slowly, since too few
+//! hurt and too many only cost a little.
 //!
 //! A store begins with the most pollers that it may have, and gives up what it does not need: the first second of a
 //! load after a start is no time to find out.
