@@ -180,6 +180,12 @@ impl<N: Fsm, C: Fsm> Pool<N, C> {
         Ok(())
     }
 
+    /// Begins to end the pool, and returns at once: nothing can be registered any more, and every mailbox is closed.
+    /// [`shutdown`](Pool::shutdown) waits for the rest.
+    pub fn close(&self) {
+        self.router.shared.close_all();
+    }
+
     /// Ends the pool: nothing can be registered any more, every mailbox is closed, every FSM comes to
     /// its end through [`Handler::closed`] with the messages it never handled, and every thread has
     /// ended when this returns. May be called more than once.
@@ -212,7 +218,8 @@ impl<N: Fsm, C: Fsm> fmt::Debug for Pool<N, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("name", &self.name)
-            .field("pollers", &self.pollers())
+            // Not by the threads, whose lock a change of their number holds for as long as a poller takes.
+            .field("pollers", &self.router.pollers())
             .field("waiting", &self.router.waiting())
             .field("router", &self.router)
             .field("stats", self.router.stats())

@@ -14,6 +14,7 @@ pub struct Stats {
     pub(crate) refused: AtomicU64,
     pub(crate) forced: AtomicU64,
     pub(crate) panics: AtomicU64,
+    pub(crate) waiting: AtomicU64,
 }
 
 /// [`Stats`] at one moment.
@@ -35,6 +36,9 @@ pub struct StatsSnapshot {
     pub forced: u64,
     /// FSMs quarantined because their handler panicked.
     pub panics: u64,
+    /// FSMs that waited for a poller, summed up over looks that are [`TIMER_GRANULARITY`](crate::TIMER_GRANULARITY)
+    /// apart, or further where nothing waits. Times that, over `runs`: how long one waited on the mean.
+    pub waiting: u64,
 }
 
 // Not derived: the counters of the model checkers have no `Default`.
@@ -50,6 +54,7 @@ impl Default for Stats {
             refused: zero(),
             forced: zero(),
             panics: zero(),
+            waiting: zero(),
         }
     }
 }
@@ -67,6 +72,7 @@ impl Stats {
             refused: read(&self.refused),
             forced: read(&self.forced),
             panics: read(&self.panics),
+            waiting: read(&self.waiting),
         }
     }
 

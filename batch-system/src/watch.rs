@@ -8,7 +8,7 @@
 
 use crate::fsm::Fsm;
 use crate::router::Router;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, Ordering};
 use crate::timer::{time_of_tick, TIMER_GRANULARITY};
 use std::time::Duration;
 
@@ -99,6 +99,9 @@ pub(crate) fn run<N: Fsm, C: Fsm>(router: &Router<N, C>) {
     let mut seen = vec![0; shared.scheduler.slots()];
     loop {
         shared.watch.begin_look();
+        // Before the timers: what they wake now has not waited.
+        let waiting: usize = router.waiting().iter().sum();
+        shared.stats.waiting.fetch_add(waiting as u64, Ordering::Relaxed);
         let next_due = shared.timers.advance(shared, &mut outbox);
         outbox.flush();
         let waits = shared.scheduler.help_the_stuck(&mut seen, !shared.broadcasts.is_empty());

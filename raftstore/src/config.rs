@@ -19,9 +19,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::path::Path;
 use std::time::Duration;
 
-/// Fewest pollers that a store leaves itself: one that waits for a slow state machine must not hold all regions.
-const MIN_POLLERS: usize = 2;
-
 /// Fewest and most regions in a round where that is left to the store.
 const MIN_BATCH: usize = 64;
 const MAX_BATCH: usize = 256;
@@ -35,8 +32,8 @@ const KEPT_ENTRIES: u64 = 128;
 pub struct StoreConfig {
     /// The cluster this store belongs to; the same on all its stores.
     pub cluster_id: u64,
-    /// Poller threads. 0 leaves the number to the store: between two and one for each core of the machine, at
-    /// most 8, or that most of them without [`self_tuning`](Self::self_tuning).
+    /// Poller threads. 0 leaves the number to the store: at most one for each core of the machine and 8, at least
+    /// half as many. Without [`self_tuning`](Self::self_tuning) it is always the most.
     pub pollers: usize,
     /// Threads that apply committed commands; 0 applies in the pollers' own rounds, which is cheaper
     /// unless the state machine is slow.
@@ -47,8 +44,8 @@ pub struct StoreConfig {
     /// Whether the log is synced before anything is promised. Without it a crash of the machine, not
     /// of the process, loses acknowledged writes.
     pub sync: bool,
-    /// Regions a poller handles in one round. 0 leaves the number to the store: between 64 and 256, or 64 without
-    /// [`self_tuning`](Self::self_tuning).
+    /// Regions a poller handles in one round. 0 leaves the number to the store: 64 to 256. Without
+    /// [`self_tuning`](Self::self_tuning) it is always 64.
     pub batch_size: usize,
     /// Whether what is left to the store follows the load, by how long regions wait for a poller.
     pub self_tuning: bool,
@@ -351,7 +348,10 @@ impl StoreConfig {
     /// Within what the store tunes itself; `None` where there is nothing to tune.
     pub(crate) fn tuning_bounds(&self) -> Option<Bounds> {
         let most = self.poller_count();
-        let pollers = if self.pollers == 0 { most.min(MIN_POLLERS)..=most } else { most..=most };
+        // Half of them, and two where there are two: those that wait for a slow state machine must not hold all
+        // regions.
+        let fewest = most.div_ceil(2).max(2).min(most);
+        let pollers = if self.pollers == 0 { fewest..=most } else { most..=most };
         let size = self.round_size();
         let batch = if self.batch_size == 0 { size..=MAX_BATCH } else { size..=size };
         let bounds = Bounds { pollers, batch };

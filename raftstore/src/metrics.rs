@@ -195,11 +195,6 @@ impl Metrics {
         self.snapshot_bytes.with_label_values(&[direction]).inc_by(bytes as u64);
     }
 
-    /// How often a region was waited for so far, and for how long in all, in seconds: see `schedule_wait_seconds`.
-    pub(crate) fn schedule_waits(&self) -> (u64, f64) {
-        (self.schedule_wait.get_sample_count(), self.schedule_wait.get_sample_sum())
-    }
-
     pub(crate) fn count_splits(&self, children: usize) {
         self.splits.inc_by(children as u64);
     }

@@ -33,7 +33,7 @@ type Stoppable = (crossbeam::channel::Sender<()>, JoinHandle<()>);
 pub struct Store {
     handle: StoreHandle,
     /// `None` once it has stopped.
-    pool: Option<Arc<Pool<RegionFsm, StoreFsm>>>,
+    pub(crate) pool: Option<Arc<Pool<RegionFsm, StoreFsm>>>,
     tuner: Option<Stoppable>,
     write_queues: Vec<Arc<WriteQueue>>,
     apply_queues: Vec<Arc<ApplyQueue>>,
@@ -64,14 +64,19 @@ impl Store {
         if self.handle.inner.stopped.swap(true, Ordering::AcqRel) {
             return;
         }
-        // It may be changing the pool.
+        // The regions end first, and answer what waits. What pollers have queued by then is still
+        // written and applied, and its proposers hear the true outcome.
+        if let Some(pool) = &self.pool {
+            pool.close();
+        }
+        // It may wait for a poller that is one too many, and that one for an answer.
         if let Some((stop, thread)) = self.tuner.take() {
             drop(stop);
             join(thread);
         }
-        // The regions end first, and answer what waits. What pollers have queued by then is still
-        // written and applied, and its proposers hear the true outcome.
-        drop(self.pool.take());
+        if let Some(pool) = self.pool.take() {
+            pool.shutdown();
+        }
         self.write_queues.iter().for_each(|queue| queue.close());
         self.apply_queues.iter().for_each(|queue| queue.close());
         self.streams.close();
@@ -144,8 +149,8 @@ impl Store {
         let bounds = parts.config.tuning_bounds();
         let Some((bounds, pool)) = bounds.zip(self.pool.clone()) else { return Ok(()) };
         let (stop, stopped) = crossbeam::channel::bounded::<()>(0);
-        let (store_id, metrics) = (parts.store_id, parts.metrics.clone());
-        let tuning = Tuning::new(store_id, bounds, pool, metrics);
+        let store_id = parts.store_id;
+        let tuning = Tuning::new(store_id, bounds, pool);
         let thread = spawn(format!("store{store_id}-tune"), move || tuning.run(&stopped))?;
         self.tuner = Some((stop, thread));
         Ok(())

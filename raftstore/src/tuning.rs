@@ -1,18 +1,16 @@
 //! How many pollers, and how many regions in a round: what a person would only guess.
 //!
-//! Once a second somebody looks how long regions with mail wait for a poller: until it looks into its inbox, and then
-//! behind the others that wait (by how many those are, and how many have had their turn in that second). Where they
-//! wait for long there are too few pollers, or rounds are too small to be worth their fixed costs; where they hardly
-//! wait there may be fewer and smaller ones. Upwards it goes fast, by doubling, and downwards slowly, since too few
-//! hurt and too many only cost a little.
+//! Once a second somebody looks how long regions with mail have waited for a poller: how many waited on the mean over
+//! that second, by how many had their turn in it. Where they wait for long there are too few pollers, or rounds are too
+//! small to be worth their fixed costs; where they hardly wait there may be fewer and smaller ones. Upwards it goes
+//! fast, by doubling, and downwards slowly, since too few hurt and too many only cost a little.
 //!
 //! A store begins with the most pollers that it may have, and gives up what it does not need: the first second of a
 //! load after a start is no time to find out.
 
-use crate::metrics::Metrics;
 use crate::region_fsm::RegionFsm;
 use crate::store_fsm::StoreFsm;
-use batch_system::Pool;
+use batch_system::{Pool, StatsSnapshot, TIMER_GRANULARITY};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use region::StoreId;
 use std::ops::RangeInclusive;
@@ -26,6 +24,9 @@ const LONG_WAIT: Duration = Duration::from_millis(1);
 
 /// So long is no wait: a poller that sleeps needs some of it to wake.
 const SHORT_WAIT: Duration = Duration::from_micros(200);
+
+/// Of a wait more need not be known.
+const MOST_LOOKS: f64 = 1e6;
 
 /// After so many looks in a row at regions that hardly wait, there may be less of everything.
 const CALM_LOOKS: u32 = 10;
@@ -53,14 +54,25 @@ struct Settings {
     batch: usize,
 }
 
-/// What happened since the last look.
-#[derive(Clone, Copy, Debug)]
+/// What happened between two looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Seen {
-    /// How long a region with mail waits.
+    /// How long a region with mail waited.
     wait: Duration,
     rounds: u64,
     /// Regions handled in them.
     runs: u64,
+}
+
+impl Seen {
+    fn between(before: &StatsSnapshot, now: &StatsSnapshot) -> Self {
+        let since = |of: fn(&StatsSnapshot) -> u64| of(now).saturating_sub(of(before));
+        let runs = since(|stats| stats.runs);
+        // Where nobody had his turn, they wait still.
+        let looks = since(|stats| stats.waiting) as f64 / runs.max(1) as f64;
+        let wait = TIMER_GRANULARITY.mul_f64(looks.min(MOST_LOOKS));
+        Self { wait, rounds: since(|stats| stats.rounds), runs }
+    }
 }
 
 /// Decides, and knows of nothing but figures.
@@ -98,9 +110,10 @@ pub(crate) struct Tuning {
     store_id: StoreId,
     tuner: Tuner,
     pool: Arc<Pool<RegionFsm, StoreFsm>>,
-    metrics: Arc<Metrics>,
-    /// Of the last look: waits, seconds waited, rounds, and regions handled in them.
-    before: (u64, f64, u64, u64),
+    /// At the last look.
+    before: StatsSnapshot,
+    /// The system gave no thread when it was asked last.
+    failed: bool,
 }
 
 impl Tuning {
@@ -108,12 +121,9 @@ impl Tuning {
         store_id: StoreId,
         bounds: Bounds,
         pool: Arc<Pool<RegionFsm, StoreFsm>>,
-        metrics: Arc<Metrics>,
     ) -> Self {
-        let mut tuning =
-            Self { store_id, tuner: Tuner::new(bounds), pool, metrics, before: (0, 0.0, 0, 0) };
-        let _ = tuning.see();
-        tuning
+        let before = pool.router().stats().snapshot();
+        Self { store_id, tuner: Tuner::new(bounds), pool, before, failed: false }
     }
 
     /// The body of the thread: until the sender is dropped.
@@ -123,43 +133,118 @@ impl Tuning {
         }
     }
 
-    fn see(&mut self) -> Seen {
-        let (waits, waited) = self.metrics.schedule_waits();
-        let stats = self.pool.router().stats().snapshot();
-        let now = (waits, waited, stats.rounds, stats.runs);
-        let before = std::mem::replace(&mut self.before, now);
-        let count = now.0.saturating_sub(before.0);
-        let in_inbox = (now.1 - before.1).max(0.0) / count.max(1) as f64;
-        let (rounds, runs) = (now.2.saturating_sub(before.2), now.3.saturating_sub(before.3));
-        let ahead: usize = self.pool.router().waiting().iter().sum();
-        // Where nobody had his turn, all have waited for a second at least.
-        let in_line = LOOK_EVERY.as_secs_f64() * (ahead as f64 / runs.max(1) as f64).min(1.0);
-        Seen { wait: Duration::from_secs_f64(in_inbox + in_line), rounds, runs }
-    }
-
     fn look(&mut self) {
         let router = self.pool.router();
         let now = Settings { pollers: router.pollers(), batch: router.batch_size() };
-        let seen = self.see();
+        let stats = router.stats().snapshot();
+        let seen = Seen::between(&std::mem::replace(&mut self.before, stats), &stats);
         let wanted = self.tuner.look(now, &seen);
         if wanted == now {
             return;
         }
         tracing::debug!(store = %self.store_id, ?now, ?wanted, ?seen, "the store tunes itself");
-        self.pool.router().set_batch_size(wanted.batch);
+        router.set_batch_size(wanted.batch);
         if wanted.pollers == now.pollers {
             return;
         }
-        if let Err(error) = self.pool.resize(wanted.pollers) {
-            // It goes on with as many as there are, and tries again.
-            tracing::warn!(store = %self.store_id, %error, "cannot change the number of pollers");
+        let resized = self.pool.resize(wanted.pollers);
+        if let Err(error) = &resized {
+            if !std::mem::replace(&mut self.failed, true) {
+                // It goes on with as many as there are, and tries again.
+                tracing::warn!(store = %self.store_id, %error, "cannot change the number of pollers");
+            }
         }
+        self.failed = resized.is_err();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        InProcessTransport, MapCommand, MemoryLogStore, OrderedMap, Store, StoreConfig, StoreHandle,
+    };
+    use parking_lot::Mutex;
+    use region::{Peer, PeerId, RegionDescription, RegionId};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Writes on and on, region by region, until the store refuses.
+    #[derive(Clone)]
+    struct Load {
+        handle: StoreHandle,
+        proposed: Arc<AtomicU64>,
+        answered: Arc<AtomicU64>,
+    }
+
+    impl Load {
+        fn write(&self, region: RegionId) {
+            let load = self.clone();
+            let command = MapCommand::put(format!("{:04}", region.get()), "value").encode();
+            self.proposed.fetch_add(1, Ordering::Relaxed);
+            self.handle.propose_with(region, command, move |answer| {
+                load.answered.fetch_add(1, Ordering::Relaxed);
+                if answer.is_ok() {
+                    load.write(region);
+                }
+            });
+        }
+    }
+
+    fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let start = std::time::Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn each_write_is_answered_once_while_pollers_come_and_go_and_the_store_ends() {
+        const REGIONS: u64 = 50;
+        let mut store = Store::builder(StoreId::new(1))
+            .config(StoreConfig { pollers: 4, ..StoreConfig::default() })
+            .state_machine(Arc::new(OrderedMap::new()))
+            .transport(InProcessTransport::new())
+            .log_store(Arc::new(MemoryLogStore::new()))
+            .start()
+            .expect("it starts");
+        let describe = |id: u64| {
+            let bound = |id: u64| format!("{id:04}");
+            let peer = Peer::voter(PeerId::new(id), StoreId::new(1));
+            RegionDescription::new(RegionId::new(id), bound(id), bound(id + 1), [peer])
+        };
+        let regions: Vec<_> = (1..=REGIONS).map(describe).collect();
+        let handle = store.handle();
+        handle.bootstrap(&regions).expect("sound regions");
+        until("it leads", || {
+            for region in &regions {
+                handle.campaign(region.id);
+            }
+            handle.leaders() == REGIONS
+        });
+        let load = Load { handle, proposed: Arc::default(), answered: Arc::default() };
+        regions.iter().for_each(|region| load.write(region.id));
+        let pool = store.pool.clone().expect("it runs");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sizes = seen.clone();
+        // As the tuner would, if it were in a great hurry.
+        let resizer = std::thread::spawn(move || {
+            for pollers in [1, 4, 2, 3].into_iter().cycle() {
+                if pool.resize(pollers).is_err() {
+                    return;
+                }
+                sizes.lock().push(pool.router().pollers());
+            }
+        });
+        until("pollers come and go", || seen.lock().len() >= 40);
+        let before = load.answered.load(Ordering::Relaxed);
+        until("all goes on", || load.answered.load(Ordering::Relaxed) > before + 1_000);
+        store.shutdown();
+        resizer.join().expect("it ends with the store");
+        let (proposed, answered) = (&load.proposed, &load.answered);
+        assert_eq!(answered.load(Ordering::Relaxed), proposed.load(Ordering::Relaxed));
+        assert_eq!(seen.lock()[..5], [1, 4, 2, 3, 1]);
+    }
 
     const MOST: Settings = Settings { pollers: 8, batch: 256 };
     const LEAST: Settings = Settings { pollers: 2, batch: 64 };
@@ -210,6 +295,22 @@ mod tests {
             let wait = if look % CALM_LOOKS == 0 { SHORT_WAIT } else { Duration::ZERO };
             assert_eq!(tuner.look(MOST, &seen(wait, 10)), MOST, "look {look}");
         }
+    }
+
+    #[test]
+    fn wait_is_how_many_waited_by_how_many_had_their_turn() {
+        let at =
+            |rounds, runs, waiting| StatsSnapshot { rounds, runs, waiting, ..Default::default() };
+        let before = at(5, 1_000, 70);
+        assert_eq!(
+            Seen::between(&before, &at(15, 3_000, 1_070)),
+            Seen { wait: TIMER_GRANULARITY / 2, rounds: 10, runs: 2_000 }
+        );
+        // A look that happens to find one that has just come does not make it a long wait.
+        assert!(Seen::between(&before, &at(505, 1_500, 71)).wait < SHORT_WAIT);
+        assert_eq!(Seen::between(&before, &before).wait, Duration::ZERO);
+        assert_eq!(Seen::between(&before, &at(5, 1_000, 270)).wait, 200 * TIMER_GRANULARITY);
+        assert!(Seen::between(&before, &at(5, 1_000, u64::MAX)).wait > LONG_WAIT);
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn rounds_grow_with_the_load_where_that_is_left_to_the_store() {
     };
     (1..=REGIONS).for_each(|id| load.write(RegionId::new(id)));
     eventually("rounds grow to the most that they may", || batch_size(0) == 256.0);
-    // Under as much load.
+    // They follow in all regions, and so have as many in their rounds.
     assert_eq!((batch_size(1), batch_size(2)), (64.0, 64.0));
     assert_eq!([0, 1, 2].map(pollers), [2.0; 3], "as many as were given");
     load.stopping.store(true, Ordering::Relaxed);

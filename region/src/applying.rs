@@ -7,6 +7,9 @@ use std::collections::VecDeque;
 
 use crate::ids::Index;
 
+/// Room for so many is kept, so that a region that works need not ask for it with each of its batches.
+const KEPT_BATCHES: usize = 4;
+
 /// Batches handed out.
 ///
 /// Invariant: `applied <= emitted`, neither goes back; `bytes` is the sum over `batches`, whose
@@ -66,6 +69,9 @@ impl Applying {
             self.bytes -= self.batches.pop_front().map_or(0, |(_, bytes)| bytes);
         }
         debug_assert!(!self.batches.is_empty() || self.bytes == 0);
+        if self.batches.is_empty() {
+            self.batches.shrink_to(KEPT_BATCHES);
+        }
         true
     }
 
@@ -91,6 +97,17 @@ mod tests {
         assert!(!applying.report(Index::new(8)));
         assert!(applying.report(Index::new(9)));
         assert_eq!((applying.bytes(), applying.applied()), (0, Index::new(9)));
+    }
+
+    #[test]
+    fn room_of_a_backlog_is_given_back() {
+        let mut applying = Applying::new(Index::new(5), 100);
+        (6..106).for_each(|index| applying.emit(Index::new(index), 1));
+        assert!(applying.batches.capacity() >= 100);
+        assert!(applying.report(Index::new(105)));
+        assert!(applying.batches.capacity() <= KEPT_BATCHES);
+        applying.shrink();
+        assert_eq!(applying.batches.capacity(), 0);
     }
 
     #[test]

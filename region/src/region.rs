@@ -194,6 +194,7 @@ impl Region {
         }
         self.settle();
         if self.is_leader() {
+            self.trim();
             self.sleep_if_agreed();
         }
         Ok(())
@@ -318,9 +319,7 @@ impl Region {
         if let Some(number) = self.writes.persisted(persisted.number()) {
             self.raw.on_persist_ready(number);
             self.settle();
-            if self.raw.store().cached_bytes() > self.config.max_unapplied_bytes {
-                self.trim();
-            }
+            self.trim();
         }
     }
 
@@ -396,12 +395,8 @@ impl Region {
     /// Invariant: nothing is stepped between raft-rs's `ready` and `advance_append_async`.
     pub fn collect(&mut self, effects: &mut Effects) {
         debug_assert!(effects.write.is_none() && effects.apply.is_none(), "take them out first");
-        if self.report_failure(effects) {
+        if self.report_failure(effects) || !self.has_ready() {
             return;
-        }
-        if !self.has_ready() {
-            // Followers may have acknowledged what the cache holds for them.
-            return self.trim();
         }
         let released = self.release_change(effects);
         self.ask_for_reads();

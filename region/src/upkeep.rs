@@ -24,15 +24,15 @@ impl Region {
 
     /// Lets entries go that nobody will ask for soon.
     pub(crate) fn trim(&mut self) {
+        if self.raw.store().cached_entries() == 0 {
+            return;
+        }
         let matched = self.is_leader().then(|| self.matched_by_all().get());
         self.trim_for(matched);
     }
 
     /// Lets entries go, but for those beyond `matched`, as far as the cache may hold them.
     pub(crate) fn trim_for(&mut self, matched: Option<u64>) {
-        if self.raw.store().cached_entries() == 0 {
-            return;
-        }
         let persisted = self.persisted_index();
         let done = persisted.min(self.applying.emitted());
         let (cache, most) = (self.config.entry_cache_bytes, self.config.max_unapplied_bytes);
