@@ -15,6 +15,8 @@ use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Config, Engine, MessageExt};
 use raftstore::{EngineConfig, LogBatch, LogStore, RaftEngineLogStore, RegionId, RegionWrite};
 
+use crate::stress::options::time_within;
+
 /// Measures the log on disk beside raft-engine alone.
 #[derive(Parser, Debug)]
 #[command(bin_name = "stress log", version)]
@@ -30,19 +32,15 @@ struct Options {
     #[arg(long)]
     data_dir: Option<PathBuf>,
     /// How long to measure each of the two, each time (10ms to 1h)
-    #[arg(long, default_value = "1s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     duration: Duration,
     /// Measure each so many times, in turn, and report the medians (1 to 100)
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     repeat: u64,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: Duration = text.parse::<humantime::Duration>().map_err(|e| e.to_string())?.into();
-    match (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&parsed) {
-        true => Ok(parsed),
-        false => Err("allowed is 10ms to 1h".to_owned()),
-    }
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    time_within(text, Duration::from_millis(10)..=Duration::from_secs(3600))
 }
 
 /// Runs `stress log` with this command line, its name first.

@@ -338,7 +338,7 @@ impl StoreConfig {
     }
 
     /// How many regions a round takes to begin with, which is as few as it may ever be.
-    pub fn round_size(&self) -> usize {
+    pub(crate) fn round_size(&self) -> usize {
         match self.batch_size {
             0 => MIN_BATCH,
             given => given,

@@ -33,7 +33,7 @@ type Stoppable = (crossbeam::channel::Sender<()>, JoinHandle<()>);
 pub struct Store {
     handle: StoreHandle,
     /// `None` once it has stopped.
-    pub(crate) pool: Option<Arc<Pool<RegionFsm, StoreFsm>>>,
+    pool: Option<Arc<Pool<RegionFsm, StoreFsm>>>,
     tuner: Option<Stoppable>,
     write_queues: Vec<Arc<WriteQueue>>,
     apply_queues: Vec<Arc<ApplyQueue>>,
@@ -241,4 +241,91 @@ impl std::fmt::Debug for Store {
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
     let builder = std::thread::Builder::new().name(name);
     builder.spawn(body).map_err(|error| StartError::Threads(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{InProcessTransport, MapCommand, MemoryLogStore, OrderedMap, StoreConfig};
+    use parking_lot::Mutex;
+    use region::{Peer, PeerId, RegionDescription, RegionId};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Writes on and on, region by region, until the store refuses.
+    #[derive(Clone)]
+    struct Load {
+        handle: StoreHandle,
+        proposed: Arc<AtomicU64>,
+        answered: Arc<AtomicU64>,
+    }
+
+    impl Load {
+        fn write(&self, region: RegionId) {
+            let load = self.clone();
+            let command = MapCommand::put(format!("{:04}", region.get()), "value").encode();
+            self.proposed.fetch_add(1, Ordering::Relaxed);
+            self.handle.propose_with(region, command, move |answer| {
+                load.answered.fetch_add(1, Ordering::Relaxed);
+                if answer.is_ok() {
+                    load.write(region);
+                }
+            });
+        }
+    }
+
+    fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let start = std::time::Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn each_write_is_answered_once_while_pollers_come_and_go_and_the_store_ends() {
+        const REGIONS: u64 = 50;
+        let mut store = Store::builder(StoreId::new(1))
+            .config(StoreConfig { pollers: 4, ..StoreConfig::default() })
+            .state_machine(Arc::new(OrderedMap::new()))
+            .transport(InProcessTransport::new())
+            .log_store(Arc::new(MemoryLogStore::new()))
+            .start()
+            .expect("it starts");
+        let describe = |id: u64| {
+            let bound = |id: u64| format!("{id:04}");
+            let peer = Peer::voter(PeerId::new(id), StoreId::new(1));
+            RegionDescription::new(RegionId::new(id), bound(id), bound(id + 1), [peer])
+        };
+        let regions: Vec<_> = (1..=REGIONS).map(describe).collect();
+        let handle = store.handle();
+        handle.bootstrap(&regions).expect("sound regions");
+        until("it leads", || {
+            for region in &regions {
+                handle.campaign(region.id);
+            }
+            handle.leaders() == REGIONS
+        });
+        let load = Load { handle, proposed: Arc::default(), answered: Arc::default() };
+        regions.iter().for_each(|region| load.write(region.id));
+        let pool = store.pool.clone().expect("it runs");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sizes = seen.clone();
+        // As the tuner would, if it were in a great hurry.
+        let resizer = std::thread::spawn(move || {
+            for pollers in [1, 4, 2, 3].into_iter().cycle() {
+                if pool.resize(pollers).is_err() {
+                    return;
+                }
+                sizes.lock().push(pool.router().pollers());
+            }
+        });
+        until("pollers come and go", || seen.lock().len() >= 40);
+        let before = load.answered.load(Ordering::Relaxed);
+        until("all goes on", || load.answered.load(Ordering::Relaxed) > before + 1_000);
+        store.shutdown();
+        resizer.join().expect("it ends with the store");
+        let (proposed, answered) = (&load.proposed, &load.answered);
+        assert_eq!(answered.load(Ordering::Relaxed), proposed.load(Ordering::Relaxed));
+        assert_eq!(seen.lock()[..5], [1, 4, 2, 3, 1]);
+    }
 }
