@@ -18,6 +18,7 @@ use crate::emission::{self, Change, Emission};
 use crate::envelope::Envelope;
 use crate::error::ProposeError;
 use crate::guard::Rejection;
+use crate::heartbeats::NO_BEAT;
 use crate::ids::{Index, PeerId, Term};
 use crate::life::Life;
 use crate::membership::{self, ChangeError, PeerChange};
@@ -455,6 +456,7 @@ impl Region {
         }
         self.book.forget_strangers();
         self.reading.begin_anew();
+        self.beat = NO_BEAT;
         let before = std::mem::replace(&mut self.description, description.clone());
         // Two changes in a row count as one.
         let before = effects.description_change.take().map_or(before, |change| change.before);

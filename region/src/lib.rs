@@ -45,6 +45,7 @@
 //! | `reads`, `reading`, `lease` | when a read may look at the state machine |
 //! | `compaction` | when the log's head may go |
 //! | `upkeep` | memory that is given back |
+//! | `heartbeats` | which of them need not be sent |
 //! | `sleep`, `cold` | when a region needs no ticks; what is left of one that has slept for long |
 //! | `restore` | what must hold of the state on disk |
 //! | `description`, `records`, `command`, `envelope` | what is written to disk and to the wire |
@@ -77,6 +78,7 @@ mod entry_cache;
 mod envelope;
 mod error;
 mod guard;
+mod heartbeats;
 mod ids;
 mod key_text;
 mod lease;

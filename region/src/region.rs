@@ -31,6 +31,7 @@ use crate::effects::{Effects, Persisted, RegionFailure, Role, RoleChange};
 use crate::envelope::Envelope;
 use crate::error::{ProposeError, ReadError};
 use crate::guard::{self, Rejection, View};
+use crate::heartbeats::NO_BEAT;
 use crate::ids::{Index, StoreId, Term};
 use crate::life::Life;
 use crate::log_reader::LogReader;
@@ -85,6 +86,8 @@ pub struct Region {
     pub(crate) book: PeerBook,
     pub(crate) reading: Reading,
     pub(crate) sleep: Sleep,
+    /// A leader's: the last entry when it was time for heartbeats last, in this leadership and with these peers.
+    pub(crate) beat: Index,
     /// As of the last `collect`.
     reported: RoleChange,
     /// As of the last `collect`.
@@ -141,6 +144,7 @@ impl Region {
             book: PeerBook::default(),
             reading: Reading::new(),
             sleep: Sleep::default(),
+            beat: NO_BEAT,
             reported: RoleChange { role: Role::Follower, term, leader: None },
             collected: sound.current,
             life: Life::Live,
@@ -270,7 +274,11 @@ impl Region {
         if leading {
             self.tick_leader();
         }
+        let waiting = self.raw.raft.msgs.len();
         self.raw.tick();
+        if leading {
+            self.spare_heartbeats(waiting);
+        }
         self.settle();
         self.look_at_transfer(effects);
         self.tick_sleep();
@@ -658,6 +666,7 @@ impl Region {
         if now.role != self.reported.role {
             self.compaction.forget();
             self.book.forget_heard();
+            self.beat = NO_BEAT;
             self.raw.store().snapshots().clear();
         }
         debug_assert!(now.term >= self.reported.term, "{now:?} after {:?}", self.reported);

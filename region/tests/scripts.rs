@@ -476,6 +476,7 @@ scripts! {
     append_response_waits_for_persist
     backlog_drops_appends_and_catches_up
     backpressure_busy
+    busy_region_sends_few_heartbeats
     campaign_postponed_until_applied
     campaign_under_a_live_leader_is_refused
     compaction_waits_for_slow_follower
