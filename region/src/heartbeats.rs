@@ -11,31 +11,31 @@ use raft::{Progress, ProgressState};
 use crate::ids::Index;
 use crate::region::Region;
 
-/// Before the first time for heartbeats: nobody has an entry of after it.
+/// Before the first time for heartbeats: nobody knows of a commit after it.
 pub(crate) const NO_BEAT: Index = Index::new(u64::MAX);
 
 impl Region {
-    /// A leader's tick has passed: takes back those of its heartbeats, behind the messages that waited before, that
-    /// would tell a peer nothing.
-    pub(crate) fn spare_heartbeats(&mut self, waiting: usize) {
+    /// A leader's tick has passed: takes back those of its heartbeats that would tell a peer nothing.
+    pub(crate) fn spare_heartbeats(&mut self) {
         let last = self.last_index();
         let raft = &mut self.raw.raft;
-        let beats = |message: &Message| message.get_msg_type() == MessageType::MsgHeartbeat;
-        if !raft.msgs.iter().skip(waiting).any(beats) {
+        if raft.heartbeat_elapsed() > 0 {
             return;
         }
         let before = std::mem::replace(&mut self.beat, last).get();
         let mut messages = std::mem::take(&mut raft.msgs);
         let replicates = |progress: &Progress| progress.state == ProgressState::Replicate;
-        let told = |message: &Message| {
-            let progress = raft.prs().get(message.to).filter(|progress| replicates(progress));
+        let told = |peer: u64| {
+            let progress = raft.prs().get(peer).filter(|progress| replicates(progress));
             progress.is_some_and(|progress| progress.committed_index > before)
         };
-        let mut at = 0;
-        messages.retain(|message| {
-            at += 1;
-            at <= waiting || !beats(message) || !message.context.is_empty() || !told(message)
-        });
+        // With a context it asks on behalf of a read.
+        let spared = |message: &Message| {
+            message.get_msg_type() == MessageType::MsgHeartbeat
+                && message.context.is_empty()
+                && told(message.to)
+        };
+        messages.retain(|message| !spared(message));
         raft.msgs = messages;
     }
 }

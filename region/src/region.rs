@@ -274,10 +274,9 @@ impl Region {
         if leading {
             self.tick_leader();
         }
-        let waiting = self.raw.raft.msgs.len();
         self.raw.tick();
         if leading {
-            self.spare_heartbeats(waiting);
+            self.spare_heartbeats();
         }
         self.settle();
         self.look_at_transfer(effects);
