@@ -33,8 +33,7 @@ impl Load {
     }
 }
 
-/// So many regions with the short ticks of the other tests are more than a slow machine can do, and elect each
-/// other's leaders for ever.
+/// With the short ticks of the other tests, elections among so many regions never end on a slow machine.
 fn calm_config() -> StoreConfig {
     let mut calm = config();
     calm.raft.tick_interval = Duration::from_millis(200);
