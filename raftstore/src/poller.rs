@@ -11,7 +11,7 @@ use crate::reads::read_error;
 use crate::region_fsm::{RegionFsm, RegionOutbox, RegionRouter};
 use crate::store_fsm::StoreFsm;
 use crate::write_path::apply::ApplyDone;
-use crate::write_path::collect::CollectStation;
+use crate::write_path::collect::{CollectStation, Turn};
 use crate::write_path::persist::Cut;
 use crate::write_path::propose::ProposeStation;
 use crate::write_path::Stage;
@@ -35,6 +35,8 @@ pub(crate) struct StorePoller {
     now: Duration,
     /// FSMs handled in this round.
     slots: u32,
+    /// Those of them whose turn waits for the round's end.
+    waiting: Vec<u32>,
     /// Set from the begin of a round to its end: found set at a begin, the last round panicked.
     in_round: bool,
 }
@@ -60,6 +62,7 @@ impl StorePoller {
             router,
             now: Duration::ZERO,
             slots: 0,
+            waiting: Vec::new(),
             in_round: false,
         }
     }
@@ -74,30 +77,25 @@ impl StorePoller {
             if done.is_empty() {
                 return;
             }
-            // Stable: what happened to one region stays in order.
-            done.sort_by_key(|(slot, _, _)| *slot);
-            let mut cursor = Cursor::new(batch);
             for (slot, persisted, released) in done {
                 self.collect.send.add_responses(released);
-                if let Some(fsm) = cursor.find(slot) {
+                if let Some(fsm) = find(batch, slot) {
                     fsm.region.persisted(persisted);
-                    // What is durable may bring forth the next write: a vote, for instance, a leader.
-                    self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
+                    // What is durable may bring forth the next write: a vote, for instance, a leader. It waits as
+                    // it is, for the end of this round.
+                    let _ = self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
                 }
             }
         }
     }
 
-    /// Station 5.
-    fn apply(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
+    /// Station 5, for what waits.
+    fn apply(&mut self, batch: &mut [Claim<RegionFsm>]) {
         let CollectStation { apply, respond, .. } = &mut self.collect;
         let mut done = Vec::new();
         apply.flush(respond, &mut self.metrics, |slot, what| done.push((slot, what)));
-        // Stable: what happened to one region stays in order.
-        done.sort_by_key(|(slot, _)| *slot);
-        let mut cursor = Cursor::new(batch);
         for (slot, what) in done {
-            let Some(fsm) = cursor.find(slot) else { continue };
+            let Some(fsm) = find(batch, slot) else { continue };
             match what {
                 ApplyDone::Applied(index) => {
                     fsm.region.applied(index);
@@ -108,27 +106,28 @@ impl StorePoller {
                 ApplyDone::Compact(index) => self.cut(fsm, index),
             }
         }
-        self.collect.persist.flush_cuts();
-        for claim in batch.iter() {
-            if claim.fsm().region.has_ready() {
-                // Forced: it is the one message that keeps a region going.
-                let _ = outbox.force_send(claim.address(), RegionMessage::Continue);
-            }
+    }
+
+    /// A region's turn is over.
+    fn end_turn(&mut self, fsm: &mut RegionFsm, goes_on: bool, outbox: &mut RegionOutbox) {
+        if goes_on {
+            // Forced: it is the one message that keeps a region going.
+            let _ = outbox.force_send(fsm.region.id().get(), RegionMessage::Continue);
+        }
+        let Creator { tick_interval, cold_after, liveness, .. } = &*self.collect.creator;
+        fsm.settle_down(liveness, *cold_after, *tick_interval, outbox);
+        fsm.publisher.turn_ended(&fsm.region, self.now.as_millis() as u32);
+        if fsm.cooling {
+            self.cool(fsm, outbox);
         }
     }
-}
 
-impl StorePoller {
-    /// Those that have slept for long end now, to be cold. Their logs are cut as far as they may be: every peer
-    /// has all of it.
-    fn cool(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &RegionOutbox) {
-        for claim in batch.iter_mut().filter(|claim| claim.fsm().cooling) {
-            let (address, fsm) = (claim.address(), claim.fsm_mut());
-            self.cut(fsm, fsm.region.applied_index());
-            self.collect.creator.cold.begin(RegionId::new(address));
-            outbox.close(address);
-        }
-        self.collect.persist.flush_cuts();
+    /// It has slept for long and ends now, to be cold. Its log is cut as far as it may be: every peer has all of it.
+    fn cool(&mut self, fsm: &mut RegionFsm, outbox: &RegionOutbox) {
+        let id = fsm.region.id();
+        self.cut(fsm, fsm.region.applied_index());
+        self.collect.creator.cold.begin(id);
+        outbox.close(id.get());
     }
 
     /// Cuts a region's log up to an index, but for what its state machine may still need.
@@ -154,7 +153,9 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
             self.collect.clear();
         }
         self.now = self.clock.now();
+        self.collect.apply.begin(self.now);
         self.slots = 0;
+        self.waiting.clear();
         if let Some(waited) = round.waited {
             self.metrics.schedule_wait.observe(waited.as_secs_f64());
         }
@@ -190,22 +191,25 @@ impl Handler<RegionFsm, StoreFsm> for StorePoller {
         fsm.region.set_time(self.now);
         fsm.rouse(messages, &self.collect.creator.liveness);
         self.propose.run(fsm, messages, self.now, &mut self.effects, &mut self.metrics, outbox);
-        self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox);
+        match self.collect.run(fsm, &mut self.effects, &mut self.metrics, outbox) {
+            Turn::Waits => self.waiting.push(fsm.slot),
+            turn => self.end_turn(fsm, turn == Turn::GoesOn, outbox),
+        }
     }
 
     fn end(&mut self, batch: &mut [Claim<RegionFsm>], outbox: &mut RegionOutbox) {
         self.metrics.round(self.slots as usize);
         self.metrics.observe(Stage::Collect, self.clock.now().saturating_sub(self.now));
         self.persist_and_send(batch, outbox);
-        self.apply(batch, outbox);
-        let now_ms = self.now.as_millis() as u32;
-        let Creator { tick_interval, cold_after, liveness, .. } = &*self.collect.creator;
-        for claim in batch.iter_mut() {
-            let fsm = claim.fsm_mut();
-            fsm.settle_down(liveness, *cold_after, *tick_interval, outbox);
-            fsm.publisher.turn_ended(&fsm.region, now_ms);
+        self.apply(batch);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for slot in waiting.drain(..) {
+            if let Some(fsm) = find(batch, slot) {
+                self.end_turn(fsm, fsm.region.has_ready(), outbox);
+            }
         }
-        self.cool(batch, outbox);
+        self.waiting = waiting;
+        self.collect.persist.flush_cuts();
         if self.health.has_failed() {
             self.collect.send.clear();
         }
@@ -295,23 +299,10 @@ fn refuse(messages: &mut Vec<RegionMessage>, error: &ProposeError) {
     }
 }
 
-/// Finds the FSMs of a batch by slot. Both grow, so one pass is enough.
-struct Cursor<'a> {
-    batch: &'a mut [Claim<RegionFsm>],
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(batch: &'a mut [Claim<RegionFsm>]) -> Self {
-        Self { batch, at: 0 }
-    }
-
-    /// `None` for an FSM that was taken out of the batch because it panicked.
-    fn find(&mut self, slot: u32) -> Option<&mut RegionFsm> {
-        while self.batch.get(self.at)?.fsm().slot < slot {
-            self.at += 1;
-        }
-        let fsm = self.batch[self.at].fsm_mut();
-        (fsm.slot == slot).then_some(fsm)
-    }
+/// The FSM of a slot; `None` for one that was taken out of the batch because it panicked.
+fn find(batch: &mut [Claim<RegionFsm>], slot: u32) -> Option<&mut RegionFsm> {
+    // Slots grow. Each stands where its number says, or before it where others were taken out.
+    let most = (slot as usize + 1).min(batch.len());
+    let claim = batch[..most].iter_mut().rev().find(|claim| claim.fsm().slot <= slot)?;
+    Some(claim.fsm_mut()).filter(|fsm| fsm.slot == slot)
 }

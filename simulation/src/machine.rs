@@ -294,6 +294,11 @@ impl StateMachine for SimMachine {
         Ok(())
     }
 
+    /// Both ways are seen in each run.
+    fn gains_from_batches(&self) -> bool {
+        !self.store.is_multiple_of(2)
+    }
+
     fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
         Ok(self.state.lock().regions.get(&region).and_then(|region| region.applied.clone()))
     }

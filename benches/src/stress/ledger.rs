@@ -120,6 +120,10 @@ impl StateMachine for Ledger {
         Ok(())
     }
 
+    fn gains_from_batches(&self) -> bool {
+        false
+    }
+
     fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
         Ok(self.of(region).lock().applied.clone())
     }

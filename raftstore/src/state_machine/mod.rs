@@ -119,6 +119,14 @@ pub trait StateMachine: Send + Sync + 'static {
     /// When the effects cannot be stored. The store stops then: it cannot know what was.
     fn apply(&self, batch: &mut [RegionCommands]) -> Result<(), StateMachineError>;
 
+    /// Whether commands of many regions in one batch cost less than a call of [`apply`](Self::apply) for each region.
+    /// Asked once, when a store is built. By default yes, as where a batch is one write to a disk. A state machine in
+    /// memory says no: then a region's commands are applied in its own turn, while what they are about is still in
+    /// the processor's cache (unless the store has apply threads of its own).
+    fn gains_from_batches(&self) -> bool {
+        true
+    }
+
     /// What has been applied to a region; `None` when it knows nothing of it. Asked at start.
     ///
     /// # Errors

@@ -153,6 +153,10 @@ impl StateMachine for OrderedMap {
         Ok(())
     }
 
+    fn gains_from_batches(&self) -> bool {
+        false
+    }
+
     fn applied_state(&self, region: RegionId) -> Result<Option<AppliedState>, StateMachineError> {
         Ok(self.find(region).and_then(|found| found.lock().applied.clone()))
     }

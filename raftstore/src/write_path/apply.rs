@@ -1,7 +1,8 @@
 //! Station 5. In: committed commands of many regions. Out: their effects in the state machine, their
 //! answers, and word to the regions.
 //!
-//! In the poller's own round by default. With an apply pool the round's batch is handed over, and a
+//! In the poller's own round by default: for the whole round in one batch, or, where the state machine gains nothing
+//! from that, region by region within their turns. With an apply pool the round's batch is handed over, and a
 //! region's commands always go to the same thread of the pool, in order.
 
 use crate::clock::Clock;
@@ -17,22 +18,24 @@ use crate::work_queue::WorkQueue;
 use crate::write_path::respond::RespondStation;
 use crate::write_path::Stage;
 use region::{
-    AppliedState, ApplyBatch, Callback, Index, PeerId, ProposeError, Region, RegionChange,
-    RegionDescription, RegionId, Removal, Response, Term, TruncatedState,
+    AppliedState, ApplyBatch, ApplyCommand, Callback, Index, PeerId, ProposeError, Region,
+    RegionChange, RegionDescription, RegionId, Removal, Response, Term, TruncatedState,
 };
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What one region has to apply, taken apart: commands for the state machine, callbacks for station 6.
+/// What one region has to apply.
 struct RegionTask {
     slot: u32,
-    commands: RegionCommands,
-    /// One for each command.
-    waiting: Vec<Waiting>,
+    batch: ApplyBatch,
     /// What happens to the region as a whole; then there are no commands.
     change: Option<Box<TaskChange>>,
 }
+
+/// Most lists of commands that a run keeps to use them again, and the longest of them.
+const KEPT_LISTS: usize = 64;
+const KEPT_COMMANDS: usize = 64;
 
 /// Commands of several regions, as the state machine gets them, and who waits for them.
 #[derive(Default)]
@@ -40,6 +43,10 @@ struct Run {
     batch: Vec<RegionCommands>,
     /// One for each region of the batch.
     parts: Vec<RunPart>,
+    /// One for each command of the batch, in their order.
+    waiting: Vec<Waiting>,
+    /// Empty ones.
+    lists: Vec<Vec<Command>>,
 }
 
 /// What a run knows of a region beside its commands.
@@ -48,16 +55,28 @@ struct RunPart {
     region_id: RegionId,
     /// Up to where it is applied after its commands.
     applied: Index,
-    /// One for each command.
-    waiting: Vec<Waiting>,
+    /// So many of those who wait.
+    commands: usize,
 }
 
 impl Run {
-    fn push(&mut self, task: RegionTask) {
-        let RegionTask { slot, commands, waiting, change: _ } = task;
-        let (region_id, applied) = (commands.region_id, commands.applied.index);
-        self.batch.push(commands);
-        self.parts.push(RunPart { slot, region_id, applied, waiting });
+    fn push(&mut self, slot: u32, batch: ApplyBatch) {
+        let ApplyBatch { region_id, commands: all, applied, change: _ } = batch;
+        let part = RunPart { slot, region_id, applied: applied.index, commands: all.len() };
+        self.parts.push(part);
+        let mut commands = self.lists.pop().unwrap_or_default();
+        commands.reserve(all.len());
+        for ApplyCommand { index, term, payload, callback, stamp } in all {
+            self.waiting.push(Waiting { index, callback, stamp });
+            commands.push(Command { index, term, payload, output: bytes::Bytes::new() });
+        }
+        self.batch.push(RegionCommands { region_id, commands, applied });
+    }
+
+    fn clear(&mut self) {
+        self.batch.clear();
+        self.parts.clear();
+        self.waiting.clear();
     }
 }
 
@@ -94,39 +113,85 @@ pub(crate) enum ApplyDone {
 
 pub(crate) struct ApplyStation {
     applier: Applier,
-    /// Empty: apply in the round.
+    /// Empty: apply on the poller.
     queues: Vec<Arc<ApplyQueue>>,
+    /// On the poller, and the state machine gains nothing from many regions at once.
+    one_by_one: bool,
     tasks: Vec<RegionTask>,
     compactions: Vec<(u32, Index)>,
+    run: Run,
+    /// When the round began.
+    now: Duration,
+    /// Whether a region's commands were measured in this round: of those applied one by one the first are.
+    measured: bool,
 }
 
 impl ApplyStation {
     pub(crate) fn new(applier: Applier, queues: Vec<Arc<ApplyQueue>>) -> Self {
-        Self { applier, queues, tasks: Vec::new(), compactions: Vec::new() }
+        let one_by_one = queues.is_empty() && !applier.state_machine.gains_from_batches();
+        Self {
+            applier,
+            queues,
+            one_by_one,
+            tasks: Vec::new(),
+            compactions: Vec::new(),
+            run: Run::default(),
+            now: Duration::ZERO,
+            measured: false,
+        }
     }
 
-    pub(crate) fn add(&mut self, slot: u32, peer: PeerId, batch: ApplyBatch) {
-        let change = batch.change.map(|change| match change {
+    /// Whether regions hear in their round of what is applied.
+    pub(crate) fn applies_in_round(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    /// A round begins.
+    pub(crate) fn begin(&mut self, now: Duration) {
+        (self.now, self.measured) = (now, false);
+    }
+
+    /// Returns up to where the region is applied, if that was done at once: while all that it is about is still
+    /// in the processor's cache. Else it waits for [`flush`](Self::flush).
+    #[must_use]
+    pub(crate) fn add(
+        &mut self,
+        slot: u32,
+        peer: PeerId,
+        mut batch: ApplyBatch,
+        respond: &mut RespondStation,
+        metrics: &mut LocalMetrics,
+    ) -> Option<Index> {
+        let change = batch.change.take().map(|change| match change {
             RegionChange::Split { children, callback, leading } => {
                 Box::new(TaskChange::Split { children, callback, leading })
             }
             RegionChange::Install => Box::new(TaskChange::Install(peer)),
         });
-        let mut commands = Vec::with_capacity(batch.commands.len());
-        let mut waiting = Vec::with_capacity(batch.commands.len());
-        for command in batch.commands {
-            let (index, callback, stamp) = (command.index, command.callback, command.stamp);
-            waiting.push(Waiting { index, callback, stamp });
-            commands.push(Command {
-                index: command.index,
-                term: command.term,
-                payload: command.payload,
-                output: bytes::Bytes::new(),
-            });
+        // What is behind a change waits with it.
+        let waits = || self.tasks.iter().any(|task| task.slot == slot);
+        if !self.one_by_one || change.is_some() || waits() {
+            self.tasks.push(RegionTask { slot, batch, change });
+            return None;
         }
-        let commands =
-            RegionCommands { region_id: batch.region_id, commands, applied: batch.applied };
-        self.tasks.push(RegionTask { slot, commands, waiting, change });
+        if self.applier.health.has_failed() {
+            // Unanswered callbacks answer "unknown" as they are dropped.
+            return None;
+        }
+        let index = batch.applied.index;
+        // What a panic has left must not be applied again.
+        self.run.clear();
+        self.run.push(slot, batch);
+        let measure = !std::mem::replace(&mut self.measured, true);
+        let start = match measure {
+            true => self.applier.clock.now(),
+            false => self.now,
+        };
+        let applied = self.applier.apply(&mut self.run, start, respond, metrics);
+        if measure && applied {
+            metrics.observe(Stage::Apply, self.applier.clock.now().saturating_sub(start));
+        }
+        applied.then_some(index)
     }
 
     /// A peer has left its region, which is like this now. What was handed out before is applied first.
@@ -134,9 +199,9 @@ impl ApplyStation {
         let (index, term) = (Index::default(), Term::default());
         let region_id = last.description.id;
         let applied = AppliedState { index, term, description: last.description.clone() };
-        let commands = RegionCommands { region_id, commands: Vec::new(), applied };
+        let batch = ApplyBatch { region_id, commands: Vec::new(), applied, change: None };
         let change = Some(Box::new(TaskChange::Destroy(peer, last)));
-        self.tasks.push(RegionTask { slot, commands, waiting: Vec::new(), change });
+        self.tasks.push(RegionTask { slot, batch, change });
     }
 
     pub(crate) fn compact_after(&mut self, slot: u32, index: Index) {
@@ -160,8 +225,9 @@ impl ApplyStation {
         if !self.tasks.is_empty() {
             if self.queues.is_empty() {
                 let tasks = std::mem::take(&mut self.tasks);
-                for (slot, region, index) in self.applier.carry_out(tasks, respond, metrics) {
-                    debug_assert_ne!(region.get(), 0);
+                for (slot, _, index) in
+                    self.applier.carry_out(tasks, &mut self.run, respond, metrics)
+                {
                     done(slot, ApplyDone::Applied(index));
                 }
             } else {
@@ -177,6 +243,7 @@ impl ApplyStation {
     pub(crate) fn clear(&mut self) {
         self.tasks.clear();
         self.compactions.clear();
+        self.run.clear();
     }
 
     fn hand_over(&mut self) {
@@ -184,11 +251,11 @@ impl ApplyStation {
         let mut tasks: Vec<Vec<RegionTask>> = Vec::new();
         tasks.resize_with(self.queues.len(), Vec::new);
         for task in self.tasks.drain(..) {
-            tasks[(task.commands.region_id.get() % count) as usize].push(task);
+            tasks[(task.batch.region_id.get() % count) as usize].push(task);
         }
         for (task, queue) in tasks.into_iter().zip(&self.queues) {
             if !task.is_empty() {
-                let commands = task.iter().flat_map(|region| &region.commands.commands);
+                let commands = task.iter().flat_map(|region| &region.batch.commands);
                 let weight = commands.map(|command| command.payload.len() + 64).sum::<usize>();
                 // A closed queue is a store that shuts down: dropped callbacks answer "unknown".
                 let _ = queue.push(ApplyTask(task), weight);
@@ -214,28 +281,28 @@ impl Applier {
     fn carry_out(
         &self,
         tasks: Vec<RegionTask>,
+        run: &mut Run,
         respond: &mut RespondStation,
         metrics: &mut LocalMetrics,
     ) -> Vec<(u32, RegionId, Index)> {
         let mut done = Vec::with_capacity(tasks.len());
-        let mut run = Run::default();
-        for mut task in tasks {
-            let Some(change) = task.change.take() else {
-                run.push(task);
+        for RegionTask { slot, batch, change } in tasks {
+            let Some(change) = change else {
+                run.push(slot, batch);
                 continue;
             };
             // What was proposed before the change is applied before it.
-            if !self.apply_run(&mut run, respond, metrics, &mut done) {
+            if !self.apply_run(run, respond, metrics, &mut done) {
                 return done;
             }
-            let applied = task.commands.applied;
+            let (region_id, applied) = (batch.region_id, batch.applied);
             match *change {
                 TaskChange::Split { children, callback, leading } => {
                     let split = (children, callback, leading);
                     if !self.split(&applied, split, respond) {
                         return done;
                     }
-                    done.push((task.slot, task.commands.region_id, applied.index));
+                    done.push((slot, region_id, applied.index));
                 }
                 // They take their time elsewhere, and tell when they are done.
                 TaskChange::Install(peer) => {
@@ -246,7 +313,7 @@ impl Applier {
                 }
             }
         }
-        self.apply_run(&mut run, respond, metrics, &mut done);
+        self.apply_run(run, respond, metrics, &mut done);
         done
     }
 
@@ -261,12 +328,13 @@ impl Applier {
         if run.parts.is_empty() {
             return true;
         }
-        let applied = self.apply(run, respond, metrics);
-        if applied {
-            done.extend(run.parts.iter().map(|part| (part.slot, part.region_id, part.applied)));
+        let (start, first) = (self.clock.now(), done.len());
+        done.extend(run.parts.iter().map(|part| (part.slot, part.region_id, part.applied)));
+        let applied = self.apply(run, start, respond, metrics);
+        match applied {
+            true => metrics.observe(Stage::Apply, self.clock.now().saturating_sub(start)),
+            false => done.truncate(first),
         }
-        run.batch.clear();
-        run.parts.clear();
         applied
     }
 
@@ -308,61 +376,66 @@ impl Applier {
         true
     }
 
-    /// Whether it was applied.
+    /// Whether it was applied. The run is empty afterwards.
     fn apply(
         &self,
-        Run { batch, parts }: &mut Run,
+        run: &mut Run,
+        start: Duration,
         respond: &mut RespondStation,
         metrics: &mut LocalMetrics,
     ) -> bool {
-        let start = self.clock.now();
+        let batch = &mut run.batch;
         let applied = catch_unwind(AssertUnwindSafe(|| self.state_machine.apply(batch)));
         let failure = match applied {
-            Ok(Ok(())) => altered(parts, batch).map(StoreFailure::StateMachine),
+            Ok(Ok(())) => altered(run).map(StoreFailure::StateMachine),
             Ok(Err(error)) => Some(StoreFailure::StateMachine(error)),
             Err(_) => Some(StoreFailure::Panicked("the state machine")),
         };
         if let Some(failure) = failure {
             self.health.fail(failure);
-            for part in parts {
-                let region_id = part.region_id;
+            let mut waiting = run.waiting.drain(..);
+            for RunPart { region_id, commands, .. } in run.parts.drain(..) {
                 let reason = "the store failed while it was applied";
-                for callback in part.waiting.drain(..).filter_map(|waiting| waiting.callback) {
+                for callback in waiting.by_ref().take(commands).filter_map(|one| one.callback) {
                     respond.add(callback, Err(ProposeError::Unknown { region_id, reason }));
                 }
             }
+            drop(waiting);
+            run.clear();
             return false;
         }
-        metrics.observe(Stage::Apply, self.clock.now().saturating_sub(start));
-        for (part, done) in parts.iter_mut().zip(batch.drain(..)) {
-            metrics.applied.inc_by(done.commands.len() as u64);
-            if let Some(first) = part.waiting.iter().find(|waiting| waiting.callback.is_some()) {
-                let committed = start.saturating_sub(Duration::from_nanos(first.stamp));
-                metrics.observe(Stage::Send, committed);
-            }
-            for (waiting, command) in part.waiting.drain(..).zip(done.commands) {
+        let Run { batch, parts, waiting, lists } = run;
+        metrics.applied.inc_by(waiting.len() as u64);
+        let mut waiting = waiting.drain(..);
+        for RegionCommands { region_id, mut commands, .. } in batch.drain(..) {
+            let mut is_first = true;
+            for (command, waiting) in commands.drain(..).zip(waiting.by_ref()) {
                 let Some(callback) = waiting.callback else { continue };
-                let response = Response {
-                    region_id: done.region_id,
-                    term: command.term,
-                    index: command.index,
-                    value: command.output,
-                };
-                respond.add(callback, Ok(response));
+                if std::mem::take(&mut is_first) {
+                    let committed = start.saturating_sub(Duration::from_nanos(waiting.stamp));
+                    metrics.observe(Stage::Send, committed);
+                }
+                let Command { index, term, output: value, .. } = command;
+                respond.add(callback, Ok(Response { region_id, term, index, value }));
+            }
+            if lists.len() < KEPT_LISTS && commands.capacity() <= KEPT_COMMANDS {
+                lists.push(commands);
             }
         }
+        parts.clear();
         true
     }
 }
 
 /// What a state machine must not do: take commands away, add some or move them, since answers go by position.
-fn altered(parts: &[RunPart], batch: &[RegionCommands]) -> Option<StateMachineError> {
-    let is_kept = |part: &RunPart, done: &RegionCommands| {
-        let indexes = part.waiting.iter().map(|waiting| waiting.index);
-        part.region_id == done.region_id
-            && indexes.eq(done.commands.iter().map(|command| command.index))
+fn altered(run: &Run) -> Option<StateMachineError> {
+    let mut waiting = run.waiting.iter();
+    let mut is_kept = |part: &RunPart, done: &RegionCommands| {
+        let indexes = waiting.by_ref().take(part.commands).map(|waiting| waiting.index);
+        indexes.eq(done.commands.iter().map(|command| command.index))
+            && part.region_id == done.region_id
     };
-    let (part, _) = parts.iter().zip(batch).find(|(part, done)| !is_kept(part, done))?;
+    let (part, _) = run.parts.iter().zip(&run.batch).find(|(part, done)| !is_kept(part, done))?;
     let region = part.region_id;
     Some(StateMachineError(format!(
         "it moved commands of region {region}, or changed their number"
@@ -376,12 +449,14 @@ pub(crate) struct ApplyWorker {
     respond: RespondStation,
     metrics: LocalMetrics,
     tasks: Vec<ApplyTask>,
+    run: Run,
 }
 
 impl ApplyWorker {
     pub(crate) fn new(queue: Arc<ApplyQueue>, applier: Applier, metrics: &Arc<Metrics>) -> Self {
         let respond = RespondStation::new(applier.clock.clone());
-        Self { queue, applier, respond, metrics: metrics.local(), tasks: Vec::new() }
+        let (metrics, tasks) = (metrics.local(), Vec::new());
+        Self { queue, applier, respond, metrics, tasks, run: Run::default() }
     }
 
     /// The body of the thread: until the queue is closed and empty.
@@ -411,9 +486,8 @@ impl ApplyWorker {
             return true;
         }
         let mut outbox = self.applier.router.outbox();
-        for (_, region, index) in
-            self.applier.carry_out(regions, &mut self.respond, &mut self.metrics)
-        {
+        let Self { applier, run, respond, metrics, .. } = self;
+        for (_, region, index) in applier.carry_out(regions, run, respond, metrics) {
             // Forced, and one per batch that a region has under way; a closed region needs none.
             let _ = outbox.force_send(region.get(), RegionMessage::Applied(index));
         }

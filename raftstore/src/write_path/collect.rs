@@ -20,6 +20,18 @@ use std::sync::Arc;
 /// Of one region, so many Readys are collected before the others get their turn.
 const READYS_IN_A_ROW: usize = 4;
 
+/// How far a region has come with its turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Turn {
+    /// Nothing is left of it.
+    Ended,
+    /// There is more than fits into one turn.
+    GoesOn,
+    /// Something of it waits for the round's end, of which the region will hear.
+    Waits,
+}
+
 /// The stations behind this one.
 pub(crate) struct CollectStation {
     pub(crate) persist: PersistStation,
@@ -68,21 +80,39 @@ impl CollectStation {
         }
     }
 
+    /// Says whether the region hears at the round's end that what it has handed out is applied.
+    fn apply(
+        &mut self,
+        fsm: &mut RegionFsm,
+        effects: &mut Effects,
+        metrics: &mut LocalMetrics,
+    ) -> bool {
+        let Some(batch) = effects.apply.take() else { return false };
+        let (slot, peer) = (fsm.slot, fsm.region.peer().id);
+        match self.apply.add(slot, peer, batch, &mut self.respond, metrics) {
+            Some(index) => {
+                fsm.region.applied(index);
+                fsm.region.answer_reads(effects);
+                false
+            }
+            None => self.apply.applies_in_round(),
+        }
+    }
+
     /// The region cannot go on here; the others do. What it has handed out before is carried out.
     fn stop(
         &mut self,
         fsm: &mut RegionFsm,
         reason: String,
         effects: &mut Effects,
+        metrics: &mut LocalMetrics,
         outbox: &RegionOutbox,
     ) {
         let region = fsm.region.id();
         tracing::error!(%region, reason, "region set aside");
         // First known as set aside, then gone: proposers are told so from the start.
         self.creator.set_aside(region, reason);
-        if let Some(batch) = effects.apply.take() {
-            self.apply.add(fsm.slot, fsm.region.peer().id, batch);
-        }
+        let _ = self.apply(fsm, effects, metrics);
         fsm.region.shutdown(effects);
         self.respond.add_all(&mut effects.answers);
         self.respond.add_reads(&mut effects.reads);
@@ -105,7 +135,7 @@ impl CollectStation {
     /// A snapshot is wanted of a region that has applied nothing: another store has a peer that knows nothing,
     /// and without it nothing can be committed. Then the state machine has not heard of the region either, and
     /// hears of it now, so that it can make one.
-    fn tell_state_machine(&mut self, fsm: &RegionFsm) {
+    fn tell_state_machine(&mut self, fsm: &RegionFsm, metrics: &mut LocalMetrics) {
         let (region, begin) = (&fsm.region, TruncatedState::INITIAL);
         let at_begin = region.truncated() == begin
             && region.applied_index() == begin.index
@@ -115,7 +145,8 @@ impl CollectStation {
             let applied = AppliedState { index: begin.index, term: begin.term, description };
             let batch =
                 ApplyBatch { region_id: region.id(), commands: Vec::new(), applied, change: None };
-            self.apply.add(fsm.slot, region.peer().id, batch);
+            // It has no news for the region.
+            let _ = self.apply.add(fsm.slot, region.peer().id, batch, &mut self.respond, metrics);
         }
     }
 
@@ -127,6 +158,35 @@ impl CollectStation {
         }
     }
 
+    /// Whoever watches is told what has become of the region.
+    fn tell_of_changes(
+        &self,
+        fsm: &mut RegionFsm,
+        effects: &mut Effects,
+        metrics: &mut LocalMetrics,
+    ) {
+        if let Some(change) = effects.role_change.take() {
+            metrics.role_changed(&mut fsm.role, change);
+            let RoleChange { role, term, leader } = change;
+            self.creator.observers.tell(fsm.region.id(), || RegionEvent::RoleChanged {
+                role,
+                term,
+                leader,
+            });
+            fsm.publisher.hurry();
+        }
+        if let Some((to, done)) = effects.transfer_ended.take() {
+            self.creator.metrics.count_transfer(done);
+            let ended = || RegionEvent::LeaderTransferred { to, done };
+            self.creator.observers.tell(fsm.region.id(), ended);
+        }
+        if let Some(change) = effects.description_change.take() {
+            self.creator.metrics.count_description_change();
+            self.tell_of_peers(change);
+            fsm.publisher.hurry();
+        }
+    }
+
     /// Collects what the region has for the other stations. `effects` may hold results of station 1;
     /// it is empty afterwards, and readers know how the region stands.
     pub(crate) fn run(
@@ -135,9 +195,10 @@ impl CollectStation {
         effects: &mut Effects,
         metrics: &mut LocalMetrics,
         outbox: &mut RegionOutbox,
-    ) {
-        self.collect_all(fsm, effects, metrics, outbox);
+    ) -> Turn {
+        let turn = self.collect_all(fsm, effects, metrics, outbox);
         fsm.publish();
+        turn
     }
 
     fn collect_all(
@@ -146,49 +207,34 @@ impl CollectStation {
         effects: &mut Effects,
         metrics: &mut LocalMetrics,
         outbox: &mut RegionOutbox,
-    ) {
+    ) -> Turn {
+        let mut waits = false;
         for _ in 0..READYS_IN_A_ROW {
             fsm.region.collect(effects);
             self.send.add_all(&mut effects.messages);
             if let Some(mut write) = effects.write.take() {
                 if let Err(reason) = self.promise_children(&mut write) {
-                    return self.stop(fsm, reason, effects, outbox);
+                    self.stop(fsm, reason, effects, metrics, outbox);
+                    return Turn::Ended;
                 }
-                if let Added::Persisted(persisted, messages) = self.persist.add(fsm.slot, write) {
-                    fsm.region.persisted(persisted);
-                    self.send.add_responses(messages);
+                match self.persist.add(fsm.slot, write) {
+                    Added::Queued => waits |= self.persist.writes_in_round(),
+                    Added::Persisted(persisted, messages) => {
+                        fsm.region.persisted(persisted);
+                        self.send.add_responses(messages);
+                    }
                 }
             }
-            if let Some(batch) = effects.apply.take() {
-                self.apply.add(fsm.slot, fsm.region.peer().id, batch);
-            }
+            waits |= self.apply(fsm, effects, metrics);
             if let Some(index) = effects.compact_request.take() {
                 self.apply.compact_after(fsm.slot, index);
+                waits = true;
             }
             self.respond.add_all(&mut effects.answers);
             self.respond.add_reads(&mut effects.reads);
-            if let Some(change) = effects.role_change.take() {
-                metrics.role_changed(&mut fsm.role, change);
-                let RoleChange { role, term, leader } = change;
-                self.creator.observers.tell(fsm.region.id(), || RegionEvent::RoleChanged {
-                    role,
-                    term,
-                    leader,
-                });
-                fsm.publisher.hurry();
-            }
-            if let Some((to, done)) = effects.transfer_ended.take() {
-                self.creator.metrics.count_transfer(done);
-                let ended = || RegionEvent::LeaderTransferred { to, done };
-                self.creator.observers.tell(fsm.region.id(), ended);
-            }
-            if let Some(change) = effects.description_change.take() {
-                self.creator.metrics.count_description_change();
-                self.tell_of_peers(change);
-                fsm.publisher.hurry();
-            }
+            self.tell_of_changes(fsm, effects, metrics);
             if !effects.snapshots_wanted.is_empty() {
-                self.tell_state_machine(fsm);
+                self.tell_state_machine(fsm, metrics);
             }
             for to in effects.snapshots_wanted.drain(..) {
                 if let Some(peer) = fsm.region.description().peer(to) {
@@ -199,14 +245,21 @@ impl CollectStation {
             if let Some(last) = effects.removed.take() {
                 self.respond.add_all(&mut effects.answers);
                 fsm.publisher.leave();
-                return self.part_with(fsm, last);
+                self.part_with(fsm, last);
+                return Turn::Ended;
             }
             if let Some(failure) = effects.fatal.take() {
-                return self.stop(fsm, failure.to_string(), effects, outbox);
+                self.stop(fsm, failure.to_string(), effects, metrics, outbox);
+                return Turn::Ended;
             }
             if !fsm.region.has_ready() {
-                return;
+                return if waits { Turn::Waits } else { Turn::Ended };
             }
+        }
+        if waits {
+            Turn::Waits
+        } else {
+            Turn::GoesOn
         }
     }
 }

@@ -26,14 +26,15 @@ pub(crate) mod respond;
 pub enum Stage {
     /// From the caller's `propose` until a poller has taken the proposal from the mailbox.
     Propose,
-    /// From there until all regions of the round have been handled and their messages collected.
+    /// From there until all regions of the round have been handled and their messages collected; where commands are
+    /// applied region by region, that as well.
     Collect,
     /// Writing, and syncing, the log of a round; with log writers their queue included.
     Persist,
     /// From being appended by the leader until committed by a quorum: the other stores' stations 1
     /// to 4, and this store's persist.
     Send,
-    /// Applying a round's committed commands.
+    /// Applying a round's committed commands, or the first region's of a round where they are applied region by region.
     Apply,
     /// Running a round's callbacks.
     Respond,

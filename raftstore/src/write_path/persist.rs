@@ -103,6 +103,11 @@ impl PersistStation {
         }
     }
 
+    /// Whether regions hear in their round of what is durable.
+    pub(crate) fn writes_in_round(&self) -> bool {
+        self.writers.is_empty()
+    }
+
     pub(crate) fn add(&mut self, slot: u32, mut write: LogWrite) -> Added {
         if !self.volatile {
             self.writes.push((slot, write));
