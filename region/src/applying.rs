@@ -7,24 +7,33 @@ use std::collections::VecDeque;
 
 use crate::ids::Index;
 
-/// Room for so many is kept, so that a region that works need not ask for it with each of its batches.
+/// Room for so many more than one is kept.
 const KEPT_BATCHES: usize = 4;
 
 /// Batches handed out.
 ///
-/// Invariant: `applied <= emitted`, neither goes back; `bytes` is the sum over `batches`, whose
+/// Invariant: `applied <= emitted`, neither goes back; `bytes` is the sum over `first` and `more`, whose
 /// indexes increase and end with `emitted`.
 pub(crate) struct Applying {
     applied: Index,
     emitted: Index,
-    batches: VecDeque<(Index, usize)>,
+    /// The first batch lies here: seldom there are others, and room elsewhere is in nobody's cache.
+    first: Option<(Index, usize)>,
+    more: VecDeque<(Index, usize)>,
     bytes: usize,
     limit_bytes: usize,
 }
 
 impl Applying {
     pub(crate) fn new(applied: Index, limit_bytes: usize) -> Self {
-        Self { applied, emitted: applied, batches: VecDeque::new(), bytes: 0, limit_bytes }
+        Self {
+            applied,
+            emitted: applied,
+            first: None,
+            more: VecDeque::new(),
+            bytes: 0,
+            limit_bytes,
+        }
     }
 
     /// Last applied entry.
@@ -55,7 +64,10 @@ impl Applying {
         debug_assert!(index > self.emitted, "{index} after {}", self.emitted);
         self.emitted = index;
         self.bytes += bytes;
-        self.batches.push_back((index, bytes));
+        match self.first {
+            None => self.first = Some((index, bytes)),
+            Some(_) => self.more.push_back((index, bytes)),
+        }
     }
 
     /// Everything up to `index` is applied. Returns whether that is news.
@@ -65,19 +77,20 @@ impl Applying {
             return false;
         }
         self.applied = index;
-        while self.batches.front().is_some_and(|(last, _)| *last <= index) {
-            self.bytes -= self.batches.pop_front().map_or(0, |(_, bytes)| bytes);
+        while let Some((_, bytes)) = self.first.filter(|(last, _)| *last <= index) {
+            self.bytes -= bytes;
+            self.first = self.more.pop_front();
         }
-        debug_assert!(!self.batches.is_empty() || self.bytes == 0);
-        if self.batches.is_empty() {
-            self.batches.shrink_to(KEPT_BATCHES);
+        debug_assert!(self.first.is_some() || self.bytes == 0);
+        if self.more.is_empty() && self.more.capacity() > KEPT_BATCHES {
+            self.more.shrink_to(KEPT_BATCHES);
         }
         true
     }
 
     /// Gives back memory that is needed only for work.
     pub(crate) fn shrink(&mut self) {
-        self.batches.shrink_to_fit();
+        self.more.shrink_to_fit();
     }
 }
 
@@ -103,11 +116,11 @@ mod tests {
     fn room_of_a_backlog_is_given_back() {
         let mut applying = Applying::new(Index::new(5), 100);
         (6..106).for_each(|index| applying.emit(Index::new(index), 1));
-        assert!(applying.batches.capacity() >= 100);
+        assert!(applying.more.capacity() >= 99);
         assert!(applying.report(Index::new(105)));
-        assert!(applying.batches.capacity() <= KEPT_BATCHES);
+        assert!(applying.more.capacity() <= KEPT_BATCHES);
         applying.shrink();
-        assert_eq!(applying.batches.capacity(), 0);
+        assert_eq!(applying.more.capacity(), 0);
     }
 
     #[test]

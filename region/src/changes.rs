@@ -259,11 +259,11 @@ impl Region {
 
     /// Tells whoever asked for a transfer what became of it, once that is known.
     pub(crate) fn look_at_transfer(&mut self, effects: &mut Effects) {
+        let Some(transfer) = &self.pending.transfer else { return };
         let (leads, term) = (self.is_leader(), self.term());
         let leader = self.leader().map(|peer| peer.id);
         let transferring = self.raw.raft.lead_transferee.is_some();
         let patience = 2 * self.config.election_ticks;
-        let Some(transfer) = &self.pending.transfer else { return };
         let outcome = transfer.outcome(leads, leader, term, transferring, patience);
         if outcome == Outcome::Open {
             return;
@@ -332,7 +332,7 @@ impl Region {
                 return Ok(false);
             }
             if ours && theirs < own && self.description.is_initialised() {
-                let notice = self.sender().notice(envelope.from);
+                let notice = self.notice(envelope.from);
                 self.pending.notify(notice);
             }
             return Ok(true);
@@ -471,7 +471,7 @@ impl Region {
         effects: &mut Effects,
     ) -> Result<(), CommandError> {
         let mut batch: Option<(ApplyBatch, usize)> = None;
-        while self.life.is_live() {
+        while self.life.is_live() && !committed.is_empty() {
             let description = self.description.clone();
             let (proposals, answers) = (&mut self.proposals, &mut effects.answers);
             let looked_at = emission::emit(&description, &mut committed, proposals, answers)?;
@@ -604,7 +604,7 @@ impl Region {
         if leading {
             for gone in before.peers.iter().filter(|peer| next.peer(peer.id).is_none()) {
                 if gone.id != self.peer.id {
-                    let notice = self.sender().notice(*gone);
+                    let notice = self.notice(*gone);
                     self.pending.notify(notice);
                 }
             }

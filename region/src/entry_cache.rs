@@ -73,17 +73,34 @@ impl EntryCache {
         if from >= to {
             return None;
         }
-        let mut bytes = 0;
-        let count = self
-            .entries
-            .range(from..to)
-            .take_while(|entry| {
-                let fits = bytes == 0 || bytes + entry_bytes(entry) <= max_bytes;
-                bytes += entry_bytes(entry);
-                fits
-            })
-            .count();
+        let count = self.fitting(from, to, max_bytes);
         Some(self.entries.range(from..from + count).cloned().collect())
+    }
+
+    /// As [`read`](Self::read), but does not keep what it gives. `None` also if `low` is not the first one held.
+    pub(crate) fn take(&mut self, low: u64, high: u64, max_bytes: usize) -> Option<Vec<Entry>> {
+        self.first_index().filter(|first| *first == low)?;
+        let to = (high.saturating_sub(low) as usize).min(self.entries.len());
+        if to == 0 {
+            return None;
+        }
+        let count = self.fitting(0, to, max_bytes);
+        let taken: Vec<_> = self.entries.drain(..count).collect();
+        self.bytes -= taken.iter().map(entry_bytes).sum::<usize>();
+        self.first += count as u64;
+        self.give_back_room();
+        Some(taken)
+    }
+
+    /// How many of the entries at `from..to` are given out at once.
+    fn fitting(&self, from: usize, to: usize, max_bytes: usize) -> usize {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let fits = bytes == 0 || bytes + entry_bytes(entry) <= max_bytes;
+            bytes += entry_bytes(entry);
+            fits
+        };
+        self.entries.range(from..to).take_while(fits).count()
     }
 
     /// Drops entries from the front: all up to `free`, and of the later ones those up to an index of `loose`
@@ -99,6 +116,10 @@ impl EntryCache {
             self.first += 1;
         }
         debug_assert!(!self.entries.is_empty() || self.bytes == 0);
+        self.give_back_room();
+    }
+
+    fn give_back_room(&mut self) {
         let room = self.entries.capacity();
         if room > KEPT_ENTRIES && self.entries.len() * 8 < room {
             self.entries.shrink_to((self.entries.len() * 2).max(KEPT_ENTRIES));
@@ -145,6 +166,22 @@ mod tests {
         assert_eq!(indexes(cache.read(7, 8, usize::MAX)), [7]);
         assert!(cache.read(5, 9, usize::MAX).is_none());
         assert!(cache.read(9, 10, usize::MAX).is_none());
+    }
+
+    #[test]
+    fn what_is_taken_is_no_longer_held() {
+        let mut cache = EntryCache::default();
+        cache.append(&(6..16).map(|index| entry(index, 6, 100)).collect::<Vec<_>>());
+        let entry_size = cache.bytes() / 10;
+        assert!(cache.take(7, 16, usize::MAX).is_none());
+        assert_eq!(indexes(cache.take(6, 16, 3 * entry_size)), [6, 7, 8]);
+        assert_eq!((cache.first_index(), cache.bytes()), (Some(9), 7 * entry_size));
+        assert_eq!(indexes(cache.take(9, 10, 1)), [9]);
+        assert!(cache.take(10, 10, 1).is_none());
+        assert_eq!(indexes(cache.read(10, 12, usize::MAX)), [10, 11]);
+        assert_eq!(indexes(cache.take(10, 99, usize::MAX)), [10, 11, 12, 13, 14, 15]);
+        assert_eq!((cache.first_index(), cache.bytes()), (None, 0));
+        assert!(cache.entries.capacity() <= KEPT_ENTRIES);
     }
 
     #[test]

@@ -26,8 +26,6 @@ pub(crate) struct Sender<'a> {
     pub(crate) book: &'a PeerBook,
     /// A leader's view of the others.
     pub(crate) progress: Option<&'a ProgressTracker>,
-    /// Index and term of the last entry known to be committed.
-    pub(crate) commit: (u64, u64),
 }
 
 impl Sender<'_> {
@@ -46,9 +44,9 @@ impl Sender<'_> {
         envelopes
     }
 
-    /// An envelope that says nothing but what the region is, and up to where it is committed.
-    pub(crate) fn notice(&self, to: Peer) -> Box<Envelope> {
-        let (commit, commit_term) = self.commit;
+    /// An envelope that says nothing but what the region is, and index and term of the last entry that is known to
+    /// be committed.
+    pub(crate) fn notice(&self, to: Peer, (commit, commit_term): (u64, u64)) -> Box<Envelope> {
         let message = Message { commit, commit_term, ..Message::default() };
         let mut envelope = self.envelope(to, message);
         envelope.description = Some(self.description.clone());
@@ -128,7 +126,6 @@ mod tests {
             max_message_bytes: 300,
             book: &book,
             progress: None,
-            commit: (0, 0),
         };
         let entries: Vec<_> = (6..20)
             .map(|index| Entry {
@@ -175,7 +172,6 @@ mod tests {
                 max_message_bytes: 300,
                 book,
                 progress: None,
-                commit: (0, 0),
             };
             sender.address(to_three()).len()
         };

@@ -17,11 +17,43 @@
 //! the log and its leader know it anyway. It goes along with the next write that has to be made.
 
 use raft::eraftpb::{Entry, HardState};
+use raft::RawNode;
 
-use crate::effects::{HeldMessages, LogWrite};
+use crate::effects::{Effects, HeldMessages, LogWrite};
 use crate::envelope::Envelope;
 use crate::ids::RegionId;
 use crate::records::{RegionRecord, TruncatedState};
+use crate::storage::RegionStorage;
+
+/// raft-rs's hard state without what its encoding needs.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Hard {
+    pub(crate) term: u64,
+    pub(crate) vote: u64,
+    pub(crate) commit: u64,
+}
+
+impl Hard {
+    pub(crate) fn of(state: &HardState) -> Self {
+        Self { term: state.term, vote: state.vote, commit: state.commit }
+    }
+
+    /// As raft-rs has it now.
+    pub(crate) fn now(raw: &RawNode<RegionStorage>) -> Self {
+        let raft = &raw.raft;
+        Self { term: raft.term, vote: raft.vote, commit: raft.raft_log.committed }
+    }
+
+    pub(crate) fn whole(self) -> HardState {
+        let Self { term, vote, commit } = self;
+        HardState { term, vote, commit, ..HardState::default() }
+    }
+
+    /// Whether both promise the same.
+    pub(crate) fn promises(self, other: Self) -> bool {
+        (self.term, self.vote) == (other.term, other.vote)
+    }
+}
 
 /// Writes of one region.
 ///
@@ -37,7 +69,7 @@ pub(crate) struct Writes {
     /// Number of the last write with a new term or vote, or with a change of peers.
     term_write: u64,
     /// As last handed out to be written.
-    hard_state: HardState,
+    hard_state: Hard,
     /// Ticks since a write was last reported durable, while one is under way.
     stalled_ticks: usize,
 }
@@ -46,7 +78,7 @@ pub(crate) struct Writes {
 pub(crate) struct ReadyParts {
     pub(crate) number: u64,
     pub(crate) entries: Vec<Entry>,
-    pub(crate) hard_state: HardState,
+    pub(crate) hard_state: Hard,
     pub(crate) leading: bool,
     pub(crate) messages: Vec<Box<Envelope>>,
     /// The log begins anew after this one.
@@ -64,7 +96,7 @@ impl ReadyParts {
             number,
             entries,
             leading,
-            hard_state: HardState::default(),
+            hard_state: Hard::default(),
             messages: Vec::new(),
             snapshot: None,
             records: Vec::new(),
@@ -73,23 +105,14 @@ impl ReadyParts {
     }
 }
 
-/// What is to be done about a Ready.
-pub(crate) struct Plan {
-    /// Leave now.
-    pub(crate) free: Vec<Box<Envelope>>,
-    pub(crate) write: Option<LogWrite>,
-    /// The Ready counts as persisted at once.
-    pub(crate) persisted_now: bool,
-}
-
 impl Writes {
-    pub(crate) fn new(hard_state: HardState) -> Self {
+    pub(crate) fn new(hard_state: Hard) -> Self {
         Self { seen: 0, issued: 0, persisted: 0, term_write: 0, hard_state, stalled_ticks: 0 }
     }
 
     /// The hard state that was handed out to be written last.
-    pub(crate) fn written(&self) -> &HardState {
-        &self.hard_state
+    pub(crate) fn written(&self) -> Hard {
+        self.hard_state
     }
 
     /// Whether a write is under way.
@@ -103,50 +126,55 @@ impl Writes {
         self.stalled_ticks
     }
 
-    /// Decides about a Ready.
-    pub(crate) fn plan(&mut self, region_id: RegionId, parts: ReadyParts) -> Plan {
-        let ReadyParts { number, entries, hard_state, leading, messages, .. } = parts;
-        let (snapshot, records, peers_changed) =
-            (parts.snapshot, parts.records, parts.peers_changed);
+    /// Decides about a Ready: its messages leave now, or with its write. Says whether it counts as persisted at once.
+    pub(crate) fn plan(
+        &mut self,
+        region_id: RegionId,
+        parts: &mut ReadyParts,
+        effects: &mut Effects,
+    ) -> bool {
+        let number = parts.number;
         debug_assert!(number > self.seen);
         self.seen = number;
-        let promises =
-            (hard_state.term, hard_state.vote) != (self.hard_state.term, self.hard_state.vote);
+        let promises = !parts.hard_state.promises(self.hard_state);
         let must_sync = promises
-            || peers_changed
-            || !entries.is_empty()
-            || snapshot.is_some()
-            || !records.is_empty();
-        if promises || peers_changed {
+            || parts.peers_changed
+            || !parts.entries.is_empty()
+            || parts.snapshot.is_some()
+            || !parts.records.is_empty();
+        if promises || parts.peers_changed {
             self.term_write = number;
         }
         let free =
-            leading && self.term_write <= self.persisted || !must_sync && !self.outstanding();
-        let (free, held) = if free { (messages, Vec::new()) } else { (Vec::new(), messages) };
-        if !must_sync && held.is_empty() {
+            parts.leading && self.term_write <= self.persisted || !must_sync && !self.outstanding();
+        if free {
+            effects.messages.append(&mut parts.messages);
+        }
+        if !must_sync && parts.messages.is_empty() {
             let persisted_now = !self.outstanding();
             if persisted_now {
                 self.issued = number;
                 self.persisted = number;
             }
-            return Plan { free, write: None, persisted_now };
+            return persisted_now;
         }
-        let moved = must_sync && hard_state != self.hard_state;
+        let moved = must_sync && parts.hard_state != self.hard_state;
         if moved {
-            self.hard_state = hard_state;
+            self.hard_state = parts.hard_state;
         }
         self.issued = number;
-        let write = LogWrite {
+        let held = std::mem::take(&mut parts.messages);
+        effects.write = Some(LogWrite {
             region_id,
             number,
-            entries,
-            hard_state: moved.then(|| self.hard_state.clone()),
-            snapshot,
-            records,
+            entries: std::mem::take(&mut parts.entries),
+            hard_state: moved.then(|| self.hard_state.whole()),
+            snapshot: parts.snapshot,
+            records: std::mem::take(&mut parts.records),
             held: HeldMessages { region_id, number, messages: held },
             must_sync,
-        };
-        Plan { free, write: Some(write), persisted_now: false }
+        });
+        false
     }
 
     /// Whether everything up to this number is durable.
@@ -180,11 +208,23 @@ mod tests {
 
     const REGION: RegionId = RegionId::new(1);
 
-    fn hard_state(term: u64, commit: u64) -> HardState {
-        HardState { term, commit, ..HardState::default() }
+    fn hard_state(term: u64, commit: u64) -> Hard {
+        Hard { term, vote: 0, commit }
     }
 
-    fn ready(number: u64, entries: usize, hard_state: HardState, leading: bool) -> ReadyParts {
+    struct Plan {
+        free: Vec<Box<Envelope>>,
+        write: Option<LogWrite>,
+        persisted_now: bool,
+    }
+
+    fn plan(writes: &mut Writes, mut parts: ReadyParts) -> Plan {
+        let mut effects = Effects::default();
+        let persisted_now = writes.plan(REGION, &mut parts, &mut effects);
+        Plan { free: effects.messages, write: effects.write, persisted_now }
+    }
+
+    fn ready(number: u64, entries: usize, hard_state: Hard, leading: bool) -> ReadyParts {
         let peer = Peer::voter(PeerId::new(1), StoreId::new(1));
         let envelope = Envelope {
             cluster_id: 1,
@@ -205,15 +245,15 @@ mod tests {
     #[test]
     fn a_response_without_a_write_leaves_at_once() {
         let mut writes = Writes::new(hard_state(6, 5));
-        let plan = writes.plan(REGION, ready(1, 0, hard_state(6, 9), false));
+        let plan = plan(&mut writes, ready(1, 0, hard_state(6, 9), false));
         assert!(plan.write.is_none() && plan.persisted_now && plan.free.len() == 1);
     }
 
     #[test]
     fn a_response_without_a_write_waits_behind_an_earlier_one() {
         let mut writes = Writes::new(hard_state(6, 5));
-        let first = writes.plan(REGION, ready(1, 1, hard_state(6, 5), false)).write.unwrap();
-        let plan = writes.plan(REGION, ready(2, 0, hard_state(6, 5), false));
+        let first = plan(&mut writes, ready(1, 1, hard_state(6, 5), false)).write.unwrap();
+        let plan = plan(&mut writes, ready(2, 0, hard_state(6, 5), false));
         assert!(plan.free.is_empty() && !plan.persisted_now);
         let mut second = plan.write.unwrap();
         assert!(second.is_empty() && !second.needs_sync());
@@ -230,20 +270,20 @@ mod tests {
     #[should_panic(expected = "does not prove")]
     fn an_earlier_proof_does_not_release_a_later_promise() {
         let mut writes = Writes::new(hard_state(6, 5));
-        let first = writes.plan(REGION, ready(1, 1, hard_state(6, 5), false)).write.unwrap();
-        let mut second = writes.plan(REGION, ready(2, 1, hard_state(6, 5), false)).write.unwrap();
+        let first = plan(&mut writes, ready(1, 1, hard_state(6, 5), false)).write.unwrap();
+        let mut second = plan(&mut writes, ready(2, 1, hard_state(6, 5), false)).write.unwrap();
         second.take_held().release(&Persisted::after_sync(&first));
     }
 
     #[test]
     fn a_leaders_messages_leave_before_its_write_but_not_before_its_term_is_durable() {
         let mut writes = Writes::new(hard_state(6, 5));
-        let elected = writes.plan(REGION, ready(1, 1, hard_state(7, 5), true));
+        let elected = plan(&mut writes, ready(1, 1, hard_state(7, 5), true));
         assert!(elected.free.is_empty() && elected.write.is_some());
-        let early = writes.plan(REGION, ready(2, 0, hard_state(7, 5), true));
+        let early = plan(&mut writes, ready(2, 0, hard_state(7, 5), true));
         assert!(early.free.is_empty() && early.write.is_some());
         writes.persisted(1);
-        let later = writes.plan(REGION, ready(3, 1, hard_state(7, 5), true));
+        let later = plan(&mut writes, ready(3, 1, hard_state(7, 5), true));
         assert_eq!(later.free.len(), 1);
         assert!(later.write.unwrap().needs_sync());
     }
@@ -251,18 +291,18 @@ mod tests {
     #[test]
     fn a_moved_commit_index_goes_along_with_the_next_write() {
         let mut writes = Writes::new(hard_state(6, 5));
-        assert!(writes.plan(REGION, ready(1, 0, hard_state(6, 9), false)).write.is_none());
-        let write = writes.plan(REGION, ready(2, 1, hard_state(6, 9), false)).write.unwrap();
+        assert!(plan(&mut writes, ready(1, 0, hard_state(6, 9), false)).write.is_none());
+        let write = plan(&mut writes, ready(2, 1, hard_state(6, 9), false)).write.unwrap();
         assert_eq!(write.hard_state.unwrap().commit, 9);
-        let write = writes.plan(REGION, ready(3, 1, hard_state(6, 9), false)).write.unwrap();
+        let write = plan(&mut writes, ready(3, 1, hard_state(6, 9), false)).write.unwrap();
         assert!(write.hard_state.is_none());
     }
 
     #[test]
     fn persisting_the_last_write_covers_the_readys_after_it() {
         let mut writes = Writes::new(hard_state(6, 5));
-        writes.plan(REGION, ready(1, 1, hard_state(6, 5), true));
-        assert!(writes.plan(REGION, ready(2, 0, hard_state(6, 6), true)).write.is_none());
+        plan(&mut writes, ready(1, 1, hard_state(6, 5), true));
+        assert!(plan(&mut writes, ready(2, 0, hard_state(6, 6), true)).write.is_none());
         assert_eq!(writes.persisted(1), Some(2));
         assert_eq!(writes.persisted(1), None);
     }

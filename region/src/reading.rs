@@ -179,8 +179,9 @@ impl Region {
     /// message of the turn leaves.
     pub fn serving(&self) -> Serving {
         let applied = self.applying.applied();
-        let shown = self.role_now() == *self.reported();
-        let lease = self.lease_end().filter(|_| shown && self.lease_index() <= applied);
+        let shown =
+            |_: &Duration| self.lease_index() <= applied && self.role_now() == *self.reported();
+        let lease = self.lease_end().filter(shown);
         Serving {
             generation: self.reading.generation,
             epoch: self.description.epoch,
@@ -198,6 +199,9 @@ impl Region {
     /// Answers the reads that wait for no more than what is applied. To be called after
     /// [`applied`](Region::applied) where that is not followed by [`collect`](Region::collect) at once.
     pub fn answer_reads(&mut self, effects: &mut Effects) {
+        if self.reading.queue.is_none() {
+            return;
+        }
         let applied = self.applying.applied();
         let known = self.role_now() == *self.reported();
         if !known || !self.has_contents() {

@@ -18,7 +18,7 @@
 
 use std::sync::Arc;
 
-use raft::eraftpb::{Entry, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::RawNode;
 
 use crate::admission::Admission;
@@ -39,13 +39,13 @@ use crate::logger::raft_logger;
 use crate::outgoing::Sender;
 use crate::peer_book::PeerBook;
 use crate::pending::Pending;
-use crate::persistence::{ReadyParts, Writes};
+use crate::persistence::{Hard, ReadyParts, Writes};
 use crate::proposals::{Proposal, ProposalQueue};
 use crate::reading::Reading;
 use crate::records::TruncatedState;
 use crate::restore::{self, RestoredState, SoundState};
 use crate::sleep::Sleep;
-use crate::storage::RegionStorage;
+use crate::storage::{HandOut, RegionStorage};
 use crate::timeout;
 
 /// What came of the wish to campaign.
@@ -91,7 +91,7 @@ pub struct Region {
     /// As of the last `collect`.
     reported: RoleChange,
     /// As of the last `collect`.
-    collected: HardState,
+    collected: Hard,
     pub(crate) life: Life,
 }
 
@@ -137,7 +137,7 @@ impl Region {
             headers: HeaderCache::default(),
             timeout: (term, timeout),
             proposals: ProposalQueue::new(region_id, config.max_pending_proposals),
-            writes: Writes::new(sound.written),
+            writes: Writes::new(Hard::of(&sound.written)),
             applying: Applying::new(sound.applied, config.max_unapplied_bytes),
             compaction: Compaction::default(),
             pending: Pending::new(sound.no_vote_ticks, sound.replay_to, sound.awaits_split),
@@ -146,7 +146,7 @@ impl Region {
             sleep: Sleep::default(),
             beat: NO_BEAT,
             reported: RoleChange { role: Role::Follower, term, leader: None },
-            collected: sound.current,
+            collected: Hard::of(&sound.current),
             life: Life::Live,
             config,
             raw,
@@ -167,7 +167,7 @@ impl Region {
         }
         if let Err(rejection) = guard::check(&self.view(), &envelope) {
             if guard::is_stale_candidate(&self.view(), &envelope) {
-                let notice = self.sender().notice(envelope.from);
+                let notice = self.notice(envelope.from);
                 self.pending.notify(notice);
             }
             return Err(rejection);
@@ -393,7 +393,7 @@ impl Region {
             || !raft.raft_log.unstable_entries().is_empty()
             || raft.snap().is_some()
             || !raft.read_states.is_empty()
-            || raft.hard_state() != self.collected
+            || Hard::now(&self.raw) != self.collected
             || self.role_now() != self.reported
     }
 
@@ -408,9 +408,14 @@ impl Region {
         let released = self.release_change(effects);
         self.ask_for_reads();
         self.nudge();
-        self.raw.store().set_withhold(released || self.withholds());
+        let hand_out = match released || self.withholds() {
+            true => HandOut::Nothing,
+            false if self.is_leader() => HandOut::Copies,
+            false => HandOut::Originals,
+        };
+        self.raw.store().set_hand_out(hand_out);
         let mut ready = self.raw.ready();
-        self.raw.store().set_withhold(false);
+        self.raw.store().set_hand_out(HandOut::Copies);
         let (number, entries) = (ready.number(), ready.take_entries());
         let snapshot = Some(ready.snapshot()).filter(|snapshot| !snapshot.is_empty()).cloned();
         let committed = ready.take_committed_entries();
@@ -427,11 +432,11 @@ impl Region {
         self.raw.mut_store().append(&parts.entries);
         self.raw.advance_append_async(ready);
         self.settle();
-        parts.hard_state = self.raw.raft.hard_state();
-        let before = std::mem::replace(&mut self.collected, parts.hard_state.clone());
+        parts.hard_state = Hard::now(&self.raw);
+        let before = std::mem::replace(&mut self.collected, parts.hard_state);
         parts.messages = self.sender().address(messages);
         self.stamp_heartbeats(&mut parts.messages);
-        self.agree_to_sleep(&mut parts, &before);
+        self.agree_to_sleep(&mut parts, before);
         self.learn(read_states);
         if !released {
             let committed = self.pending.next_entries(committed, self.applying.is_full());
@@ -446,12 +451,10 @@ impl Region {
             // Who is told that he has left may be gone before this peer comes back from a crash.
             parts.messages.append(&mut self.pending.notices);
         }
-        let plan = self.writes.plan(self.id(), parts);
-        effects.messages.extend(plan.free);
+        let persisted_now = self.writes.plan(self.id(), &mut parts, effects);
         effects.messages.append(&mut self.pending.notices);
         self.pending.give_answers(&self.writes, &mut effects.answers);
-        effects.write = plan.write;
-        if plan.persisted_now {
+        if persisted_now {
             self.raw.on_persist_ready(number);
             self.settle();
         }
@@ -560,8 +563,11 @@ impl Region {
             max_message_bytes: self.config.max_size_per_msg_bytes,
             book: &self.book,
             progress: self.is_leader().then(|| self.raw.raft.prs()),
-            commit: self.raw.raft.raft_log.commit_info(),
         }
+    }
+
+    pub(crate) fn notice(&self, to: Peer) -> Box<Envelope> {
+        self.sender().notice(to, self.raw.raft.raft_log.commit_info())
     }
 
     pub(crate) fn admission(&self) -> Admission<'_> {
@@ -654,7 +660,7 @@ impl Region {
     /// As it is by now, of which nobody needs to be told.
     pub(crate) fn note_role(&mut self) {
         self.reported = self.role_now();
-        self.collected = self.raw.raft.hard_state();
+        self.collected = Hard::now(&self.raw);
     }
 
     fn report_role(&mut self, effects: &mut Effects) {

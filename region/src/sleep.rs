@@ -31,12 +31,12 @@
 //! is persisted, committed and applied to the end; and, if it leads, so have all others theirs.
 
 use bytes::Bytes;
-use raft::eraftpb::{HardState, Message, MessageType};
+use raft::eraftpb::{Message, MessageType};
 use raft::ProgressState;
 
 use crate::effects::Role;
 use crate::ids::{Index, PeerId, StoreId};
-use crate::persistence::ReadyParts;
+use crate::persistence::{Hard, ReadyParts};
 use crate::reading::STAMP_BYTES;
 use crate::region::{Campaign, Region};
 use crate::timeout;
@@ -288,15 +288,14 @@ impl Region {
     }
 
     /// A follower that was asked agrees if it is idle, too, and if its turn has nothing to write.
-    pub(crate) fn agree_to_sleep(&mut self, parts: &mut ReadyParts, before: &HardState) {
+    pub(crate) fn agree_to_sleep(&mut self, parts: &mut ReadyParts, before: Hard) {
         if self.is_leader() {
             return;
         }
         let Some(talk) = self.sleep.talk.take() else { return };
         let index = talk.index;
         let to = self.raw.raft.leader_id;
-        let writes = !parts.entries.is_empty()
-            || (parts.hard_state.term, parts.hard_state.vote) != (before.term, before.vote);
+        let writes = !parts.entries.is_empty() || !parts.hard_state.promises(before);
         if writes || index != self.last_index() || !self.is_idle() {
             return;
         }

@@ -45,17 +45,29 @@ use crate::term_runs::TermRuns;
 pub(crate) struct RegionStorage {
     region_id: RegionId,
     terms: TermRuns,
-    cache: EntryCache,
+    cache: RefCell<EntryCache>,
     reader: Arc<dyn LogReader>,
     page_bytes: usize,
     /// For `RawNode::new` only.
     initial: Option<Box<RaftState>>,
-    /// Set around `RawNode::ready` to keep it from handing out committed entries.
-    withhold: Cell<bool>,
+    /// What `RawNode::ready` does with committed entries.
+    hand_out: Cell<HandOut>,
     failure: RefCell<Option<Box<LogReadError>>>,
     snapshots: RefCell<Snapshots>,
     /// See [`log_bytes`](Self::log_bytes).
     log_bytes: u64,
+}
+
+/// How committed entries are handed out to be applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum HandOut {
+    /// They stay in the cache.
+    Copies,
+    /// They leave the cache, as far as they begin it. Only around `RawNode::ready`, which asks for none twice; and
+    /// only of a peer that has to send them to nobody.
+    Originals,
+    /// Not at all. Only around `RawNode::ready`.
+    Nothing,
 }
 
 /// What may leave the cache.
@@ -78,11 +90,11 @@ impl RegionStorage {
         Self {
             region_id: description.id,
             terms,
-            cache: EntryCache::default(),
+            cache: RefCell::default(),
             reader,
             page_bytes,
             initial: Some(Box::new(RaftState::new(hard_state, conf_state))),
-            withhold: Cell::new(false),
+            hand_out: Cell::new(HandOut::Copies),
             failure: RefCell::new(None),
             snapshots: RefCell::default(),
             log_bytes: 0,
@@ -92,7 +104,7 @@ impl RegionStorage {
     /// The log gives way to a snapshot and begins after it.
     pub(crate) fn begin_after(&mut self, snapshot: TruncatedState) {
         self.terms = TermRuns::new(snapshot);
-        self.cache = EntryCache::default();
+        self.cache = RefCell::default();
         self.log_bytes = 0;
     }
 
@@ -118,7 +130,7 @@ impl RegionStorage {
             self.terms.append(entry.index, entry.term);
             self.log_bytes += entry_bytes(entry) as u64;
         }
-        self.cache.append(entries);
+        self.cache.get_mut().append(entries);
     }
 
     /// Moves the beginning of the log.
@@ -128,19 +140,19 @@ impl RegionStorage {
         // As if all were of one size: it is to know whether the log is large, not how large.
         self.log_bytes = (self.log_bytes as f64 / held.max(1) as f64 * left as f64) as u64;
         self.terms.truncate_to(index.get());
-        self.cache.evict(index.get(), [(0, usize::MAX); 2]);
+        self.cache.get_mut().evict(index.get(), [(0, usize::MAX); 2]);
         self.truncated()
     }
 
     /// Drops cached entries.
     pub(crate) fn evict(&mut self, eviction: &Eviction) {
         let loose = eviction.loose.map(|(last, most)| (last.get(), most));
-        self.cache.evict(eviction.free.get(), loose);
+        self.cache.get_mut().evict(eviction.free.get(), loose);
     }
 
     /// Gives back memory that is needed only for work.
     pub(crate) fn shrink(&mut self) {
-        self.cache.shrink();
+        self.cache.get_mut().shrink();
     }
 
     /// The terms of the log.
@@ -162,17 +174,22 @@ impl RegionStorage {
 
     /// Bytes of entries in memory.
     pub(crate) fn cached_bytes(&self) -> usize {
-        self.cache.bytes()
+        self.cache.borrow().bytes()
+    }
+
+    /// The first entry in memory.
+    pub(crate) fn first_cached(&self) -> Option<Index> {
+        self.cache.borrow().first_index().map(Index::new)
     }
 
     /// Entries in memory.
     pub(crate) fn cached_entries(&self) -> usize {
-        self.cache.len()
+        self.cache.borrow().len()
     }
 
-    /// While set, committed entries are not handed out.
-    pub(crate) fn set_withhold(&self, withhold: bool) {
-        self.withhold.set(withhold);
+    /// How committed entries are handed out from now on.
+    pub(crate) fn set_hand_out(&self, hand_out: HandOut) {
+        self.hand_out.set(hand_out);
     }
 
     /// The first read that failed, once.
@@ -181,11 +198,23 @@ impl RegionStorage {
     }
 
     /// Entries from `low` on: as many as the place where they lie has, and `max_bytes` allow.
-    fn read(&self, low: u64, high: u64, max_bytes: usize) -> Result<Vec<Entry>, LogReadError> {
-        if let Some(entries) = self.cache.read(low, high, max_bytes) {
+    fn read(
+        &self,
+        low: u64,
+        high: u64,
+        max_bytes: usize,
+        keep: bool,
+    ) -> Result<Vec<Entry>, LogReadError> {
+        if !keep {
+            if let Some(entries) = self.cache.borrow_mut().take(low, high, max_bytes) {
+                return Ok(entries);
+            }
+        }
+        let cache = self.cache.borrow();
+        if let Some(entries) = cache.read(low, high, max_bytes) {
             return Ok(entries);
         }
-        let high = self.cache.first_index().map_or(high, |first| first.min(high));
+        let high = cache.first_index().map_or(high, |first| first.min(high));
         let (low_index, high_index) = (Index::new(low), Index::new(high));
         let entries = self.reader.entries(self.region_id, low_index, high_index, max_bytes)?;
         let expected = (low..high).zip(&entries).all(|(index, entry)| {
@@ -219,9 +248,11 @@ impl Storage for RegionStorage {
         }
         debug_assert!(low < high && high <= self.terms.last_index() + 1, "[{low}, {high})");
         let for_follower = context.can_async();
-        if self.withhold.get() && !for_follower {
+        let hand_out = self.hand_out.get();
+        if hand_out == HandOut::Nothing && !for_follower {
             return Ok(Vec::new());
         }
+        let keep = for_follower || hand_out != HandOut::Originals;
         // Without a limit raft-rs looks for membership changes: over an unapplied gap that the
         // region keeps within a page, or over what a vote commits, where looking at a page is
         // allowed (a candidate steps down then for politeness, not for safety).
@@ -229,7 +260,7 @@ impl Storage for RegionStorage {
             Some(max) => usize::try_from(max).unwrap_or(usize::MAX),
             None => self.page_bytes,
         };
-        self.read(low, high, max_bytes).or_else(|error| {
+        self.read(low, high, max_bytes, keep).or_else(|error| {
             self.failure.borrow_mut().get_or_insert(Box::new(error));
             match for_follower {
                 true => Err(StorageError::LogTemporarilyUnavailable.into()),
@@ -348,6 +379,21 @@ mod tests {
         log.0.lock().unwrap().extend([entry(6, 6), entry(7, 4), entry(8, 6)]);
         assert_eq!(read(&storage, 6, false).unwrap(), []);
         assert!(storage.take_failure().is_some());
+    }
+
+    #[test]
+    fn originals_are_handed_out_once_and_not_to_followers() {
+        let log = Arc::new(Log::default());
+        let storage = storage(&log);
+        storage.set_hand_out(HandOut::Originals);
+        assert_eq!(read(&storage, 6, true).unwrap(), [6, 7, 8, 9, 10, 11]);
+        // Not where others lie before them.
+        assert_eq!(read(&storage, 8, false).unwrap(), [8, 9, 10, 11]);
+        assert_eq!(read(&storage, 6, false).unwrap(), [6, 7, 8, 9, 10, 11]);
+        assert_eq!((storage.cached_bytes(), storage.first_cached()), (0, None));
+        log.0.lock().unwrap().extend((6..12).map(|index| entry(index, 6)));
+        storage.set_hand_out(HandOut::Copies);
+        assert_eq!(read(&storage, 6, false).unwrap(), [6, 7, 8, 9, 10, 11]);
     }
 
     #[test]

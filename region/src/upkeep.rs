@@ -24,7 +24,10 @@ impl Region {
 
     /// Lets entries go that nobody will ask for soon.
     pub(crate) fn trim(&mut self) {
-        if self.raw.store().cached_entries() == 0 {
+        let Some(first) = self.raw.store().first_cached() else { return };
+        let done = self.persisted_index().min(self.applying.emitted());
+        let least = self.config.entry_cache_bytes.min(self.config.max_unapplied_bytes);
+        if first > done && self.raw.store().cached_bytes() <= least {
             return;
         }
         let matched = self.is_leader().then(|| self.matched_by_all().get());
